@@ -1,0 +1,83 @@
+"""`nanochat train base | mid | sft | rl`: resolve the config, start the worker, show how it goes."""
+
+from typing import Annotated, Any
+
+import typer
+
+from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
+from nanochat_cli.core import config, launch, planning, runs
+from nanochat_cli.core.settings import BaseTrainConfig, MidTrainConfig, RlConfig, SftConfig
+from nanochat_cli.output import Output
+
+app = App("Train a model: base, mid, sft, rl.")
+
+ResumeOpt = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint of this run and stage.", rich_help_panel="Common"),
+]
+
+
+@app.command("base")
+@leaf
+@options_from(BaseTrainConfig, "train base")
+def base(cfg: BaseTrainConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+    """Pretrain a model on a corpus: it learns to guess each next token."""
+    run_stage("base", cfg, out, resume=resume, dry_run=dry_run)
+
+
+@app.command("mid")
+@leaf
+@options_from(MidTrainConfig, "train mid")
+def mid(cfg: MidTrainConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+    """Teach a base model the form of a conversation: every token of the chats is a target."""
+    run_stage("mid", cfg, out, resume=resume, dry_run=dry_run)
+
+
+@app.command("sft")
+@leaf
+@options_from(SftConfig, "train sft")
+def sft(cfg: SftConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+    """Fine-tune on conversations: only the assistant's tokens are targets."""
+    run_stage("sft", cfg, out, resume=resume, dry_run=dry_run)
+
+
+@app.command("rl")
+@leaf
+@options_from(RlConfig, "train rl")
+def rl(cfg: RlConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+    """Reinforce right answers on a task whose answers can be checked."""
+    run_stage("rl", cfg, out, resume=resume, dry_run=dry_run)
+
+
+def run_stage(
+    stage: str, cfg: Any, out: Output, *, resume: bool = False, dry_run: bool = False, command: str | None = None
+) -> dict[str, Any] | None:
+    """Plan one training stage, run it and show the result; return the result, or None after a dry run."""
+    job = planning.make(stage, cfg, resume=resume, command=command)
+    if dry_run:
+        show_plan(job, out)
+        return None
+    if resume and runs.is_finished(job.dir):
+        out.note(f"stage {stage} of run {job.run} is finished already")
+        outcome = runs.result(job.dir)
+    else:
+        out.note(f"run {job.run}, stage {stage}: {job.dir}")
+        with out.watch() as watcher:
+            outcome = launch.run(job, watcher.on_event)
+    if "stopped" in outcome:
+        out.hint(f"nanochat train {stage} --run {job.run} --resume")
+    shown = {key: value for key, value in outcome.items() if out.json_mode or not isinstance(value, dict | list)}
+    out.result({"run": job.run, "stage": stage, **shown})
+    return outcome
+
+
+def show_plan(job: launch.Plan, out: Output) -> None:
+    """Show what a stage would do: where it writes, what differs from the defaults, and the workers' command line."""
+    values = config.to_dict(job.config)
+    if out.json_mode:
+        argv = launch.worker_argv(job.dir / "config.json", job.procs)
+        out.json({"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv})
+        return
+    out.text(f"would run stage {job.stage} of run {job.run} in {job.dir}")
+    rows = [(path, value) for path, value in config.changed(job.config).items()]
+    out.table(("option", "value that differs from the default"), rows)

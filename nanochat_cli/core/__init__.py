@@ -1,0 +1,1 @@
+"""The library under the command line: no printing, no argv; problems are raised as `NanochatError`."""

@@ -1,0 +1,121 @@
+"""What a piece of work tells while it runs: small JSON records, on a file or to a listener.
+
+A worker appends its records to `events.jsonl` in the stage folder; the parent process follows that file and draws.
+The same file is the stage's history: the report reads its curves from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Log:
+    """The one way that core code speaks. This base class swallows everything; see the two below."""
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        """Record one event of a kind listed in docs/events.md."""
+
+    def note(self, text: str) -> None:
+        """Tell a fact worth a line."""
+        self.emit("note", text=text)
+
+    def warning(self, text: str) -> None:
+        """Tell a fact that the user should act on."""
+        self.emit("warning", text=text)
+
+    def progress(self, task: str, done: float, total: float | None, unit: str = "") -> None:
+        """Tell how far a piece of work is; `total` is None when unknown."""
+        self.emit("progress", task=task, done=done, total=total, unit=unit)
+
+
+NULL = Log()
+
+
+class Listener(Log):
+    """Hands each event to a function in the same process."""
+
+    def __init__(self, on_event: Callable[[Event], None]) -> None:
+        self._on_event = on_event
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        self._on_event({"kind": kind, "time": time.time(), **fields})
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: write it as text, so that every line stays readable by any parser."""
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class FileLog(Log):
+    """Appends each event as one line to a file. A line is written whole or, after a crash, ignored."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _end_torn_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        record = {"kind": kind, "time": round(time.time(), 3)} | {key: _finite(value) for key, value in fields.items()}
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def _end_torn_line(path: Path) -> None:
+    """A killed writer may leave half a line: end it, so that the next record starts on its own line."""
+    if path.exists() and path.stat().st_size:
+        with path.open("rb+") as handle:
+            handle.seek(-1, 2)
+            if handle.read(1) != b"\n":
+                handle.write(b"\n")
+
+
+class Tail:
+    """Follows an events file that another process appends to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._rest = b""
+
+    def poll(self) -> Iterator[Event]:
+        """Yield the events that were completed since the last call."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as handle:
+            handle.seek(self._offset)
+            chunk = handle.read()
+        self._offset += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        yield from _parse(lines)
+
+
+def _parse(lines: list[bytes]) -> Iterator[Event]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # the torn last line of a killed process
+        if isinstance(record, dict) and "kind" in record:
+            yield record
+
+
+def read(path: Path) -> list[Event]:
+    """Return a stage's history: after a resume, what the lost steps had recorded is left out."""
+    kept: list[Event] = []
+    for event in _parse(path.read_bytes().split(b"\n")) if path.exists() else ():
+        if event["kind"] == "resumed":
+            kept = [old for old in kept if not _undone(old, event["step"])]
+        kept.append(event)
+    return kept
+
+
+def _undone(event: Event, resumed_at: int) -> bool:
+    """A step recorded as s leads to weights of step s; those after the resume point are done again."""
+    return event["kind"] in ("step", "eval", "sample", "saved") and event.get("step", 0) > resumed_at

@@ -1,0 +1,150 @@
+"""Files that are either whole or absent: write beside, flush to the disk, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat_cli.core.errors import DamagedArtifact, EnvironmentLacks, MissingArtifact, NanochatError
+
+
+@contextlib.contextmanager
+def explain_os_errors(what: str) -> Iterator[None]:
+    """Turn a full disk, a missing permission or a read-only folder into one clear line about `what`."""
+    try:
+        yield
+    except OSError as problem:
+        where = f": {problem.filename}" if problem.filename else ""
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NanochatError(
+                f"the disk is full while writing {what}{where}",
+                hint="free some space, or set NANOCHAT_BASE_DIR to a larger disk; what was saved before is intact",
+            ) from problem
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise EnvironmentLacks(
+                f"no permission to write {what}{where}", hint="set NANOCHAT_BASE_DIR to a folder that you can write to"
+            ) from problem
+        if problem.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise EnvironmentLacks(
+                f"a file stands where a folder is needed for {what}{where}",
+                hint="move that file away, or set NANOCHAT_BASE_DIR to another folder",
+            ) from problem
+        raise
+
+
+def make_dir(path: Path, what: str) -> Path:
+    """Create `path` with its parents and return it."""
+    with explain_os_errors(what):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def fsync_dir(path: Path) -> None:
+    """Flush a folder's list of names to the disk (a no-op where folders cannot be opened)."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Flush one file's content to the disk."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write `path` so that a reader, or a crash, sees the old content or the new one and nothing between."""
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with explain_os_errors(path.name):
+        try:
+            with beside.open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            beside.replace(path)
+            fsync_dir(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def staging_dir(final: Path) -> Path:
+    """Create and return a folder beside `final` that `publish_dir` can later rename to it."""
+    staged = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
+    return make_dir(staged, final.name)
+
+
+def publish_dir(staged: Path, final: Path) -> None:
+    """Flush every file in `staged` and rename it to `final`, which must not exist."""
+    with explain_os_errors(final.name):
+        for path in sorted(staged.rglob("*")):
+            if path.is_file():
+                fsync_file(path)
+            else:
+                fsync_dir(path)
+        fsync_dir(staged)
+        staged.rename(final)
+        fsync_dir(final.parent)
+
+
+def sweep_staging(parent: Path) -> None:
+    """Delete what a killed process left half-written in `parent`. The caller holds the lock on `parent`."""
+    for path in parent.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of a value written as canonical JSON, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Return the JSON object in `path`. Raises MissingArtifact or DamagedArtifact, naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingArtifact(f"{what} is missing: {path}") from None
+    except (ValueError, UnicodeDecodeError) as problem:
+        raise DamagedArtifact(f"{what} is damaged: {path}") from problem
+    if not isinstance(value, dict):
+        raise DamagedArtifact(f"{what} is damaged, not a JSON object: {path}")
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def free_space(path: Path) -> int:
+    """Return the free bytes on the disk that holds `path`, or its nearest existing parent."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def tree_size(path: Path) -> int:
+    """Return the bytes of all files under `path`."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,247 @@
+"""Turns a config with automatic values into one with numbers, and refuses what cannot work before anything starts.
+
+Torch-free, so that `--dry-run` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nanochat_cli.core import files, launch, paths, runs
+from nanochat_cli.core.errors import ConfigError, MissingArtifact
+from nanochat_cli.core.models import shape
+from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, RlConfig
+
+C = TypeVar("C")
+_CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
+_CPU_BATCH, _GPU_BATCH = 8_192, 524_288
+_CPU_ROWS_TOKENS, _GPU_ROWS_TOKENS = 8_192, 65_536  # tokens of one forward pass that stay cheap in memory
+
+
+def with_values(config: C, section: str, **values: Any) -> C:
+    """Return a config with some values of one section replaced."""
+    changed = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: changed})  # type: ignore[type-var]
+
+
+def make(stage: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> launch.Plan:
+    """Return the plan of a stage with every automatic value settled. Raises ConfigError or MissingArtifact."""
+    settle = {"base": settle_base, "mid": settle_chat, "sft": settle_chat, "rl": settle_rl, "eval": settle_eval}[stage]
+    settled, run = settle(cfg, stage)
+    if resume and stage in runs.STAGES:
+        settled = _as_started(stage, run, cfg, settled)
+    return launch.plan(stage, run, settled, resume=resume, command=command)
+
+
+def _as_started(stage: str, run: str, asked: Any, settled: Any) -> Any:
+    """Return the config that the stage was started with; only what cannot change the result may differ."""
+    if not (runs.stage_dir(run, stage) / "config.json").is_file():
+        return settled
+    saved = launch.saved_config(stage, run)
+    compute = dataclasses.replace(saved.compute, procs=asked.compute.procs, gpus=asked.compute.gpus)
+    return dataclasses.replace(saved, compute=compute, eval=asked.eval, save=asked.save)
+
+
+# ---- base ------------------------------------------------------------------------------------------------------------
+
+
+def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]:
+    """Return the config of base training with names, shape, batch and steps as numbers, and the run's name."""
+    corpus = cfg.corpus.data or _newest_corpus()
+    if not (paths.corpus_dir(corpus) / "manifest.json").is_file():
+        raise _no_corpus(corpus)
+    tokenizer = cfg.corpus.tokenizer or _tokenizer_for(corpus)
+    facts = tokenizer_facts(tokenizer)
+    cfg = with_values(cfg, "corpus", data=corpus, tokenizer=tokenizer)
+    on_gpu = uses_gpu(cfg.compute)
+    seq_len = cfg.model.max_seq_len or (_GPU_SEQ_LEN if on_gpu else _CPU_SEQ_LEN)
+    net = model_shape(cfg, vocab_size=facts["vocab_size"], max_seq_len=seq_len)
+    cfg = with_values(cfg, "model", max_seq_len=seq_len, n_embd=net.n_embd, n_head=net.n_head, n_kv_head=net.n_kv_head)
+    cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
+    run = cfg.output.run or f"{corpus}-d{cfg.model.depth}"
+    cfg = with_values(cfg, "output", run=paths.check_name("run", run))
+    return with_values(cfg, "horizon", num_iterations=num_iterations(cfg, net)), run
+
+
+def model_shape(cfg: BaseTrainConfig, *, vocab_size: int, max_seq_len: int) -> shape.ModelConfig:
+    """Return the network's shape. Raises ConfigError that says which values do not fit."""
+    m = cfg.model
+    return shape.from_depth(
+        m.depth,
+        vocab_size=vocab_size,
+        max_seq_len=max_seq_len,
+        arch=m.arch,
+        n_embd=m.n_embd,
+        n_head=m.n_head,
+        n_kv_head=m.n_kv_head,
+        rope_base=m.rope_base,
+        softcap=m.softcap,
+    )
+
+
+def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
+    """Return the optimizer steps: as given, else from the FLOPs, else from tokens per parameter."""
+    batch = cfg.batch.total_batch_size or 1
+    horizon = cfg.horizon
+    if horizon.num_iterations is not None:
+        return horizon.num_iterations
+    if horizon.target_flops is not None:
+        return max(1, round(horizon.target_flops / (shape.flops_per_token(net) * batch)))
+    return max(1, int(horizon.target_param_data_ratio * shape.num_params(net) // batch))
+
+
+def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSection:
+    """Return the batch with both sizes set, such that rows divide evenly. Raises ConfigError with the nearest sizes."""
+    on_gpu, procs = uses_gpu(compute), max(1, compute.gpus or 0, compute.procs)
+    unit = seq_len * procs
+    total = batch.total_batch_size
+    if total is None:
+        total = max(unit, (_GPU_BATCH if on_gpu else _CPU_BATCH) // unit * unit)
+    if total % unit:
+        near = [n for n in (total // unit * unit, (total // unit + 1) * unit) if n]
+        raise ConfigError(
+            f"total_batch_size {total:,} is not a multiple of max_seq_len x processes = {seq_len} x {procs}",
+            hint=f"nearest that fit: {', '.join(f'{n:,}' for n in near)}",
+        )
+    rows = total // unit
+    device = batch.device_batch_size
+    if device is None:
+        most = max(1, (_GPU_ROWS_TOKENS if on_gpu else _CPU_ROWS_TOKENS) // seq_len)
+        device = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)
+    if rows % device:
+        fit = [n for n in range(1, rows + 1) if rows % n == 0]
+        near_device = min(fit, key=lambda n: abs(n - device))
+        raise ConfigError(
+            f"device_batch_size {device} does not divide the {rows} rows of a process per step "
+            f"(total_batch_size {total:,} / max_seq_len {seq_len} / {procs} processes)",
+            hint=f"nearest that fits: {near_device}",
+        )
+    return BatchSection(total_batch_size=total, device_batch_size=device)
+
+
+def uses_gpu(compute: Any) -> bool:
+    """Return whether the stage will run on GPUs."""
+    return bool(compute.gpus) or (compute.gpus is None and compute.procs == 1 and launch.has_gpu())
+
+
+def _newest_corpus() -> str:
+    found = paths.newest(paths.corpora_dir(), "manifest.json")
+    if found is None:
+        raise MissingArtifact(
+            "no corpus yet", hint="add text with `nanochat data add FILES… --name NAME`, or try `nanochat demo`"
+        )
+    return found.name
+
+
+def _no_corpus(name: str) -> MissingArtifact:
+    root = paths.corpora_dir()
+    known = sorted(p.name for p in root.iterdir() if (p / "manifest.json").is_file()) if root.is_dir() else []
+    hint = f"corpora: {', '.join(known)}" if known else f"add text with `nanochat data add FILES… --name {name}`"
+    return MissingArtifact(f"no corpus named: {name}", hint=hint)
+
+
+def _tokenizer_for(corpus: str) -> str:
+    if (paths.tokenizer_dir(corpus) / "tokenizer.json").is_file():
+        return corpus
+    found = paths.newest(paths.tokenizers_dir(), "tokenizer.json")
+    if found is None:
+        raise MissingArtifact("no tokenizer yet", hint=f"nanochat tok train --input {corpus}")
+    return found.name
+
+
+def tokenizer_facts(name: str) -> dict[str, Any]:
+    """Return what a tokenizer's file says about it (`vocab_size` and more), without loading it."""
+    path = paths.tokenizer_dir(name) / "tokenizer.json"
+    if not path.is_file():
+        raise MissingArtifact(f"no tokenizer named: {name}", hint="nanochat tok train --input CORPUS")
+    return files.read_json(path, "the tokenizer")
+
+
+# ---- after base ------------------------------------------------------------------------------------------------------
+
+
+def settle_source(cfg: C, before: str | None) -> tuple[C, dict[str, Any]]:
+    """Return the config with run, stage and step of its source settled, and the source checkpoint's saved config."""
+    source = cfg.source  # type: ignore[attr-defined]
+    run, stage = runs.find_source(source.run, source.source, before=before)
+    steps = runs.checkpoint_steps(runs.stage_dir(run, stage))
+    step = steps[-1] if source.step is None else source.step
+    if step not in steps:
+        raise MissingArtifact(
+            f"run {run} has no {stage} checkpoint of step: {step}", hint=f"steps: {', '.join(map(str, steps))}"
+        )
+    path = runs.stage_dir(run, stage) / f"step-{step:06d}" / "config.json"
+    saved = files.read_json(path, "the checkpoint's config")
+    return with_values(cfg, "source", run=run, source=stage, step=step), saved
+
+
+def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
+    """Return the config of mid-training or SFT with source, data and batch settled, and the run's name."""
+    cfg, saved = settle_source(cfg, stage)
+    seq_len = saved["model"]["max_seq_len"]
+    batch = cfg.batch
+    cfg = dataclasses.replace(cfg, batch=settle_batch(batch, seq_len, cfg.compute))
+    cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", stage))
+    return cfg, cfg.source.run or ""
+
+
+def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
+    """Return the config of reinforcement learning with source and replay data settled, and the run's name."""
+    cfg, _ = settle_source(cfg, stage)
+    if cfg.rl.replay or cfg.chats.data:
+        cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", "sft"))
+    return cfg, cfg.source.run or ""
+
+
+def settle_eval(cfg: EvalConfig, stage: str) -> tuple[EvalConfig, str]:
+    """Return the config of an evaluation with its source settled, and the run's name."""
+    cfg, _ = settle_source(cfg, None)
+    return cfg, cfg.source.run or ""
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """Return (path or name, weight) of a `PATH[:weight]` value; the weight is 1 if not given."""
+    name, colon, weight = text.rpartition(":")
+    try:
+        number = float(weight) if colon else 1.0
+    except ValueError:
+        return text, 1.0
+    if colon and not number > 0:
+        raise ConfigError(f"the weight of a data source must be above 0: {text}")
+    return (name, number) if colon else (text, 1.0)
+
+
+def chat_file(name: str, stage: str) -> Path | None:
+    """Return the chats of a corpus for one stage, or None if it has none."""
+    path = paths.corpus_dir(name) / "chats" / f"{stage}.jsonl"
+    return path if path.is_file() else None
+
+
+def chat_sources(given: tuple[str, ...], run: str, stage: str) -> tuple[str, ...]:
+    """Return the chat files to read as `PATH:weight`, from paths, corpus names, or the base model's own corpus."""
+    found = []
+    for text in given or _base_corpus(run, stage):
+        name, weight = split_weight(text)
+        path = Path(name)
+        if not path.is_file():
+            known = "/" not in name and not name.startswith(".") and chat_file(name, stage)
+            if not known:
+                raise MissingArtifact(
+                    f"no chat file or corpus with chats: {name}", hint="give a .json or .jsonl file of conversations"
+                )
+            path = known
+        found.append(f"{path.absolute()}:{weight:g}")
+    return tuple(found)
+
+
+def _base_corpus(run: str, stage: str) -> tuple[str, ...]:
+    base = runs.stage_dir(run, "base") / "config.json"
+    corpus = files.read_json(base, "the base stage's config")["config"]["corpus"]["data"] if base.is_file() else None
+    if corpus is None or chat_file(corpus, stage) is None:
+        raise MissingArtifact(
+            f"no chats to train on: corpus {corpus or '(unknown)'} has none for {stage}",
+            hint=f"nanochat train {stage} --data chats.json",
+        )
+    return (corpus,)

@@ -1,0 +1,72 @@
+"""Live progress on a terminal: one bar that follows the work, with lasting lines scrolling above it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from nanochat_cli.core.events import Event
+from nanochat_cli.output import Output, Watcher, clean, duration, lasting_line
+
+_STYLES = {"warning": "yellow", "note": "dim", "stage": "bold green", "plain": ""}
+
+
+class LiveWatcher(Watcher):
+    """Draws events with rich. Text is never read as markup."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._console = Console(file=output.err, highlight=False, markup=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<12}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=self._console,
+            transient=True,
+            refresh_per_second=8,
+        )
+        self._task: TaskID | None = None
+        self._name = ""
+
+    def close(self) -> None:
+        self._progress.stop()
+        self._task, self._name = None, ""
+
+    def say(self, text: str, kind: str = "plain") -> None:
+        prefix = "warning: " if kind == "warning" else ""
+        self._console.print(Text(prefix + clean(text), style=_STYLES[kind]))
+
+    def draw(self, event: Event) -> None:
+        if event["kind"] == "step":
+            self._show(event.get("stage", "training"), event["step"], event["num_steps"], _step_detail(event))
+        elif event["kind"] == "progress":
+            unit = f" {event['unit']}" if event.get("unit") else ""
+            total = f" of {event['total']:,.0f}" if event.get("total") else ""
+            self._show(event["task"], event["done"], event["total"], f"{event['done']:,.0f}{total}{unit}")
+        else:
+            if event["kind"] in ("done", "stopped", "error", "stage"):
+                self.close()
+            if line := lasting_line(event):
+                self.say(*line)
+
+    def _show(self, name: str, done: float, total: float | None, detail: str) -> None:
+        if self._task is None or name != self._name:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._progress.start()
+            self._task, self._name = self._progress.add_task(clean(name), total=total, detail=""), name
+        self._progress.update(self._task, completed=done, total=total, detail=clean(detail))
+
+
+def _step_detail(event: Event) -> str:
+    parts = [f"{event['step']:>{len(str(event['num_steps']))}}/{event['num_steps']}"]
+    if isinstance(event.get("reward"), float):
+        parts.append(f"reward {event['reward']:.3f}")
+    if isinstance(event.get("loss"), float):
+        parts.append(f"loss {event['loss']:.4f}")
+    if event.get("tokens_per_s"):
+        parts.append(f"{event['tokens_per_s']:,.0f} tok/s")
+    if event.get("eta_s") is not None:
+        parts.append(f"ETA {duration(event['eta_s'])}")
+    return "  ".join(parts)

@@ -1,0 +1,272 @@
+"""The only writer to the terminal: results on stdout; progress, notes, hints and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from nanochat_cli.core import events
+from nanochat_cli.core.events import Event
+
+_QUIET_LINE_EVERY_S = 10.0
+_COLOURS = {"error": "31", "warning": "33", "hint": "36", "note": "2", "stage": "1;32", "head": "1"}
+
+
+def clean(text: str) -> str:
+    """Return text without control characters, so that nothing a file or a model says can steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+@dataclass
+class Output:
+    """How one command talks: human or JSON, quiet or verbose, on a terminal or not."""
+
+    json_mode: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    # ---- results (stdout) --------------------------------------------------------------------------------------------
+
+    def text(self, text: str, end: str = "\n") -> None:
+        """Write plain text as a result."""
+        self.out.write(clean(text) + end)
+        self.out.flush()
+
+    def json(self, value: Any) -> None:
+        """Write one JSON document as the result."""
+        self.out.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        self.out.flush()
+
+    def result(self, values: Mapping[str, Any], *, title: str | None = None) -> None:
+        """Write named values: JSON, or one aligned line each."""
+        if self.json_mode:
+            self.json(dict(values))
+            return
+        if title:
+            self._line(self.out, title, "head")
+        shown = {key: _show(value) for key, value in values.items() if not isinstance(value, dict | list)}
+        width = max((len(key) for key in shown), default=0)
+        for key, value in shown.items():
+            self.out.write(f"  {key.replace('_', ' '):<{width}}  {clean(value)}\n")
+        self.out.flush()
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+        """Write a table; numbers are set to the right. In JSON mode it is a list of objects."""
+        listed = [list(row) for row in rows]
+        if self.json_mode:
+            self.json([dict(zip(columns, row, strict=True)) for row in listed])
+            return
+        cells = [[clean(_show(value)).replace("\n", " ") for value in row] for row in listed]
+        right = [
+            bool(listed) and all(isinstance(row[i], int | float) or row[i] is None for row in listed)
+            for i in range(len(columns))
+        ]
+        widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
+        if title:
+            self._line(self.out, title, "head")
+
+        def fit(row: Sequence[str]) -> str:
+            return "  ".join(
+                v.rjust(w) if r else v.ljust(w) for v, w, r in zip(row, widths, right, strict=True)
+            ).rstrip()
+
+        self._line(self.out, fit(columns), "head")
+        for row in cells:
+            self.out.write(fit(row) + "\n")
+        self.out.flush()
+
+    # ---- the way there (stderr) --------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Tell a fact, unless quiet."""
+        if not self.quiet:
+            self._line(self.err, text, "note")
+
+    def heading(self, text: str) -> None:
+        """Tell that a new part of the work begins."""
+        if not self.quiet:
+            self._line(self.err, text, "stage")
+
+    def hint(self, text: str) -> None:
+        """Tell the next command to type."""
+        if not self.quiet:
+            self._tagged("hint", text)
+
+    def warning(self, text: str) -> None:
+        """Tell something the user should act on."""
+        self._tagged("warning", text)
+
+    def error(self, text: str, hint: str | None = None) -> None:
+        """Tell what went wrong in one line, then what to do about it."""
+        self._tagged("error", " ".join(text.split("\n")))
+        if hint:
+            self._tagged("hint", hint)
+
+    def log(self) -> events.Log:
+        """Return a log whose events are drawn by this output."""
+        return events.Listener(self.watch().on_event)
+
+    def watch(self) -> Watcher:
+        """Return something that draws the events of a piece of work. Close it when the work ends."""
+        if self.quiet:
+            return Watcher(self)
+        if self.on_terminal(self.err) and not os.environ.get("NANOCHAT_NO_PROGRESS"):
+            from nanochat_cli.live import LiveWatcher
+
+            return LiveWatcher(self)
+        return LineWatcher(self)
+
+    # ---- details -----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def on_terminal(stream: TextIO) -> bool:
+        """Return whether a person sees this stream as it is written."""
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+    def colour(self, text: str, kind: str, stream: TextIO | None = None) -> str:
+        """Return text in the colour of its kind, where the stream shows colours and `NO_COLOR` allows it."""
+        stream = stream or self.out
+        if os.environ.get("NO_COLOR") or not self.on_terminal(stream):
+            return text
+        return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"
+
+    def _line(self, stream: TextIO, text: str, kind: str) -> None:
+        stream.write(self.colour(clean(text), kind, stream) + "\n")
+        stream.flush()
+
+    def _tagged(self, kind: str, text: str) -> None:
+        self.err.write(f"{self.colour(kind, kind, self.err)}: {clean(text)}\n")
+        self.err.flush()
+
+
+class Watcher:
+    """Draws nothing but warnings: the base of the other two, and what `--quiet` uses."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+    def on_event(self, event: Event) -> None:
+        """Draw one event."""
+        if event["kind"] == "warning":
+            self.say(event["text"], "warning")
+        elif not self.output.quiet:
+            self.draw(event)
+
+    def draw(self, event: Event) -> None:
+        """Draw an event that is not a warning."""
+
+    def say(self, text: str, kind: str = "plain") -> None:
+        """Write one lasting line."""
+        if kind == "warning":
+            self.output.warning(text)
+        elif kind == "plain":
+            self.output.err.write(clean(text) + "\n")
+            self.output.err.flush()
+        else:
+            self.output._line(self.output.err, text, kind)
+
+
+class LineWatcher(Watcher):
+    """Plain lines: lasting events at once, progress every ten seconds."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
+        self._last = 0.0
+
+    def draw(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind in ("step", "progress"):
+            ends = event.get("step") == event.get("num_steps") if kind == "step" else event["done"] == event["total"]
+            if time.monotonic() - self._last >= _QUIET_LINE_EVERY_S or (kind == "step" and ends):
+                self._last = time.monotonic()
+                self.say(step_line(event) if kind == "step" else progress_line(event))
+        elif line := lasting_line(event):
+            self.say(*line)
+
+
+def step_line(event: Event) -> str:
+    """Return one training step in a line."""
+    parts = [f"{event.get('stage', 'step')} {event['step']}/{event['num_steps']}"]
+    if isinstance(event.get("reward"), float):
+        parts.append(f"reward {event['reward']:.3f}")
+    if isinstance(event.get("loss"), float):
+        parts.append(f"loss {event['loss']:.4f}")
+    if event.get("tokens_per_s"):
+        parts.append(f"{event['tokens_per_s']:,.0f} tok/s")
+    if event.get("eta_s") is not None:
+        parts.append(f"ETA {duration(event['eta_s'])}")
+    return " · ".join(parts)
+
+
+def progress_line(event: Event) -> str:
+    """Return a progress event in a line."""
+    unit = f" {event['unit']}" if event.get("unit") else ""
+    total = f" of {event['total']:,.0f}" if event.get("total") else ""
+    return f"{event['task']}: {event['done']:,.0f}{total}{unit}"
+
+
+def lasting_line(event: Event) -> tuple[str, str] | None:
+    """Return (line, kind) for an event that stays on the screen, or None for one that is only progress."""
+    match event["kind"]:
+        case "stage":
+            return f"{event['name']}: {event['purpose']}", "stage"
+        case "note":
+            return event["text"], "note"
+        case "eval":
+            value = event["value"]
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            return f"  step {event['step']}: {event['metric'].replace('_', ' ')} {shown}", "plain"
+        case "sample":
+            text = " ".join(event["text"].split())
+            return f"  sample: {event['prompt']}{' ' if event['prompt'] else ''}{text[:160]}", "note"
+        case "stopped":
+            return f"stopped at step {event['step']}, saved and resumable", "plain"
+        case _:
+            return None
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as a person writes it."""
+    whole = round(max(0.0, seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
