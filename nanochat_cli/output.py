@@ -39,6 +39,19 @@ class Output:
         self.out.write(clean(text) + end)
         self.out.flush()
 
+    def spans(self, parts: Iterable[tuple[str, str | None]]) -> None:
+        """Write one result line of (text, kind) parts, each in the colour of its kind; None is plain."""
+        self.out.write("".join(self.colour(clean(t), kind) if kind else clean(t) for t, kind in parts) + "\n")
+        self.out.flush()
+
+    def raw(self, content: bytes) -> None:
+        """Write bytes exactly as they are to a file or pipe; on a terminal, as clean text with a line's end."""
+        if self.on_terminal(self.out) or not hasattr(self.out, "buffer"):
+            self.text(content.decode(errors="replace"))
+        else:
+            self.out.buffer.write(content)
+            self.out.buffer.flush()
+
     def json(self, value: Any) -> None:
         """Write one JSON document as the result."""
         self.out.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -24,6 +24,7 @@ _MODULE = {
     "sft": "nanochat_cli.core.train.sft",
     "rl": "nanochat_cli.core.train.rl",
     "eval": "nanochat_cli.core.eval.stage",
+    "probe": "nanochat_cli.core.train.calibrate",
 }
 
 
@@ -59,16 +60,17 @@ def main() -> int:
 def _work(context: runs.RunContext, cfg: Any, log: events.Log) -> None:
     """Run the stage; its result is published last, so a folder with a result is a finished stage."""
     log.emit("stage", name=context.stage, purpose=runs.PURPOSE[context.stage], run=context.run)
-    from nanochat_cli.core.dist import Dist
+    began = time.perf_counter()
+    from nanochat_cli.core import dist as processes
 
-    with Dist.from_env(cfg.compute) as dist:
-        stage = importlib.import_module(_MODULE[context.stage])
-        began = time.perf_counter()
-        outcome = stage.run(cfg, context, dist, log)
-        if dist.is_main and "stopped" not in outcome:
-            outcome = {"seconds": round(time.perf_counter() - began, 2), **outcome}
-            files.write_json(context.dir / "result.json", outcome)
-            log.emit("done", **outcome)
+    stage = importlib.import_module(_MODULE[context.stage])
+    dist = processes.init(cfg.compute.gpus)
+    outcome = stage.run(cfg, context, dist, log)
+    if dist.is_main and "stopped" not in outcome:
+        outcome = {"seconds": round(time.perf_counter() - began, 2), **outcome}
+        files.write_json(context.dir / "result.json", outcome)
+        log.emit("done", **outcome)
+    dist.close()  # only on a clean end: after an error in one rank the others would wait here for the whole time-out
 
 
 def _report(folder: Path, rank: int, kind: str, message: str, hint: str | None) -> None:

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from nanochat_cli.core import config
 from nanochat_cli.output import Output
 
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DryRunOpt = Annotated[
     bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.", rich_help_panel="Common")
 ]
@@ -20,9 +21,9 @@ _JSON = typer.Option("--json", help="Print the result as JSON on stdout.", rich_
 _QUIET = typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Common")
 _VERBOSE = typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Common")
 _CONFIG = typer.Option(
-    "--config", "-c", help="Config file, saved config.json or recipe name; repeatable.", rich_help_panel="Common"
+    "--config", "-c", help="Config file, saved config.json or recipe name; repeatable.", metavar="FILE", rich_help_panel="Common"
 )
-_SET = typer.Option("--set", help="Any option as section.key=value; repeatable.", rich_help_panel="Common")
+_SET = typer.Option("--set", help="Any option as section.key=value; repeatable.", metavar="KEY=VALUE", rich_help_panel="Common")
 
 
 def leaf(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,6 +72,15 @@ def options_from(cls: type, command: str) -> Callable[[Callable[..., Any]], Call
     return decorate
 
 
+_PANELS = {
+    "optim": "Optimizer",
+    "eval": "Evaluation",
+    "save": "Checkpoints",
+    "rl": "Reinforcement learning",
+    "what": "Questions",
+}
+
+
 def _flag_type(option: config.Option) -> Any:
     bare = config.strip_optional(option.type)
     if bare is bool:
@@ -96,7 +106,7 @@ def _flag(option: config.Option) -> Any:
         show_default=False,
         metavar=metavar,
         autocompletion=complete,
-        rich_help_panel=option.section.capitalize(),
+        rich_help_panel=_PANELS.get(option.section, option.section.capitalize()),
     )
 
 
@@ -161,11 +171,11 @@ class App(typer.Typer):
             rich_markup_mode=None,
             add_completion=False,
             no_args_is_help=not single,
-            context_settings={"help_option_names": ["-h", "--help"]},
+            context_settings=SETTINGS,
         )
 
     def command(self, name: str | None = None, **kwargs: Any) -> Any:
         """Register a command, by default of the class with grouped help."""
         kwargs.setdefault("cls", PanelCommand)
-        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        kwargs.setdefault("context_settings", SETTINGS)
         return super().command(name, **kwargs)

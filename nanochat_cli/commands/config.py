@@ -7,11 +7,12 @@ import typer
 from nanochat_cli.commands._options import App, leaf
 from nanochat_cli.core import config
 from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.runs import STAGES
 from nanochat_cli.core.settings import WORKER_CONFIGS
 from nanochat_cli.output import Output
 
 app = App("Show every option of a command and where its value comes from.")
-_CLASSES = {"eval" if stage == "eval" else f"train {stage}": cls for stage, cls in WORKER_CONFIGS.items()}
+_CLASSES = {f"train {stage}": WORKER_CONFIGS[stage] for stage in STAGES} | {"eval": WORKER_CONFIGS["eval"]}
 
 
 @app.callback()

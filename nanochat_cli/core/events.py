@@ -17,10 +17,16 @@ Event = dict[str, Any]
 
 
 class Log:
-    """The one way that core code speaks. This base class swallows everything; see the two below."""
+    """The one way that core code speaks; this base class swallows everything, see the two below.
+
+    Kinds and their fields: stage (name, purpose, run) · progress (task, done, total, unit) · step (stage, step, num_steps,
+    loss, tokens_per_s, eta_s, …) · eval (step, metric, value) · sample (step, prompt, text) · saved (step, path, bytes) ·
+    resumed (step) · note, warning (text) · stopped (step) · error (message, hint) · done (the stage's result).
+    A step counts updates: the record of step s describes the update that led to the weights of checkpoint s.
+    """
 
     def emit(self, kind: str, **fields: Any) -> None:
-        """Record one event of a kind listed in docs/events.md."""
+        """Record one event."""
 
     def note(self, text: str) -> None:
         """Tell a fact worth a line."""
@@ -59,12 +65,12 @@ class FileLog(Log):
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_torn_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
 
     def emit(self, kind: str, **fields: Any) -> None:
         record = {"kind": kind, "time": round(time.time(), 3)} | {key: _finite(value) for key, value in fields.items()}
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _end_torn_line(path: Path) -> None:

@@ -59,8 +59,6 @@ def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str |
                 f"stage {stage} of run {run} {state}: {folder}",
                 hint=f"continue it with `nanochat train {stage} --run {run} --resume`, or choose a new name with --run",
             )
-        if resume and not (folder / "config.json").is_file():
-            raise errors.MissingArtifact(f"nothing to resume: stage {stage} of run {run} was never started")
     return Plan(stage, run, folder, cfg, resume, words)
 
 

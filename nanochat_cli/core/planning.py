@@ -6,6 +6,7 @@ Torch-free, so that `--dry-run` and mistakes answer at once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,20 +29,33 @@ def with_values(config: C, section: str, **values: Any) -> C:
 
 def make(stage: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> launch.Plan:
     """Return the plan of a stage with every automatic value settled. Raises ConfigError or MissingArtifact."""
-    settle = {"base": settle_base, "mid": settle_chat, "sft": settle_chat, "rl": settle_rl, "eval": settle_eval}[stage]
+    cfg = with_values(cfg, "compute", gpus=num_gpus(cfg.compute))
+    if resume:
+        run = _run_to_resume(stage, cfg)
+        return launch.plan(stage, run, _as_started(stage, run, cfg), resume=True, command=command)
+    settle = _SETTLE[stage]
     settled, run = settle(cfg, stage)
-    if resume and stage in runs.STAGES:
-        settled = _as_started(stage, run, cfg, settled)
-    return launch.plan(stage, run, settled, resume=resume, command=command)
+    return launch.plan(stage, run, settled, command=command)
 
 
-def _as_started(stage: str, run: str, asked: Any, settled: Any) -> Any:
+def _run_to_resume(stage: str, cfg: Any) -> str:
+    """Return the run named in the config, else the most recent one in which the stage was started."""
+    named = cfg.output.run if stage == "base" else cfg.source.run
+    if named is not None:
+        return paths.check_name("run", named)
+    for run in runs.all_runs():
+        if (runs.stage_dir(run, stage) / "config.json").is_file():
+            return run
+    raise MissingArtifact(f"nothing to resume: no run has started stage {stage}", hint=f"nanochat train {stage}")
+
+
+def _as_started(stage: str, run: str, asked: Any) -> Any:
     """Return the config that the stage was started with; only what cannot change the result may differ."""
     if not (runs.stage_dir(run, stage) / "config.json").is_file():
-        return settled
+        raise MissingArtifact(f"nothing to resume: stage {stage} of run {run} was never started")
     saved = launch.saved_config(stage, run)
     compute = dataclasses.replace(saved.compute, procs=asked.compute.procs, gpus=asked.compute.gpus)
-    return dataclasses.replace(saved, compute=compute, eval=asked.eval, save=asked.save)
+    return dataclasses.replace(saved, compute=compute)
 
 
 # ---- base ------------------------------------------------------------------------------------------------------------
@@ -55,7 +69,7 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     tokenizer = cfg.corpus.tokenizer or _tokenizer_for(corpus)
     facts = tokenizer_facts(tokenizer)
     cfg = with_values(cfg, "corpus", data=corpus, tokenizer=tokenizer)
-    on_gpu = uses_gpu(cfg.compute)
+    on_gpu = num_gpus(cfg.compute) > 0
     seq_len = cfg.model.max_seq_len or (_GPU_SEQ_LEN if on_gpu else _CPU_SEQ_LEN)
     net = model_shape(cfg, vocab_size=facts["vocab_size"], max_seq_len=seq_len)
     cfg = with_values(cfg, "model", max_seq_len=seq_len, n_embd=net.n_embd, n_head=net.n_head, n_kv_head=net.n_kv_head)
@@ -94,7 +108,8 @@ def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
 
 def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSection:
     """Return the batch with both sizes set, such that rows divide evenly. Raises ConfigError with the nearest sizes."""
-    on_gpu, procs = uses_gpu(compute), max(1, compute.gpus or 0, compute.procs)
+    gpus = num_gpus(compute)
+    on_gpu, procs = gpus > 0, gpus or compute.procs
     unit = seq_len * procs
     total = batch.total_batch_size
     if total is None:
@@ -121,9 +136,9 @@ def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSectio
     return BatchSection(total_batch_size=total, device_batch_size=device)
 
 
-def uses_gpu(compute: Any) -> bool:
-    """Return whether the stage will run on GPUs."""
-    return bool(compute.gpus) or (compute.gpus is None and compute.procs == 1 and launch.has_gpu())
+def num_gpus(compute: Any) -> int:
+    """Return the GPUs to use: as given, else one if there is one and no CPU processes were asked for."""
+    return compute.gpus if compute.gpus is not None else int(compute.procs == 1 and launch.has_gpu())
 
 
 def _newest_corpus() -> str:
@@ -245,3 +260,13 @@ def _base_corpus(run: str, stage: str) -> tuple[str, ...]:
             hint=f"nanochat train {stage} --data chats.json",
         )
     return (corpus,)
+
+
+_SETTLE: dict[str, Callable[[Any, str], tuple[Any, str]]] = {
+    "base": settle_base,
+    "probe": settle_base,
+    "mid": settle_chat,
+    "sft": settle_chat,
+    "rl": settle_rl,
+    "eval": settle_eval,
+}

@@ -20,6 +20,7 @@ PURPOSE = {
     "mid": "learns what a conversation looks like, from whole chats",
     "sft": "learns to answer: only the assistant's own tokens are graded",
     "rl": "practises on questions with a checkable answer and keeps what is right",
+    "probe": "measures which arithmetic and kernels are fastest on this machine",
     "eval": "asks questions that were never trained on and counts right answers",
 }
 _STEP_DIR = re.compile(r"step-(\d{6,})")

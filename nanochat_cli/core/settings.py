@@ -224,6 +224,7 @@ class RlConfig:
 class EvalWhat:
     """What to ask, and how much."""
 
+    only: Literal["all", "bpb", "chat"] = opt("all", "Which measurements to make.", flag=False)
     task: tuple[str, ...] = opt((), "Tasks to ask, repeatable (automatic: all that fit the model).")
     limit: int | None = opt(
         None, "Questions per family, at most (automatic: 200); the result is labelled with it.", min=1
@@ -242,10 +243,75 @@ class EvalConfig:
     compute: ComputeSection = field(default_factory=ComputeSection)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokSection:
+    """What a tokenizer is trained on, and how large it becomes."""
+
+    vocab: int | None = opt(
+        None, "Number of token ids, 9 special ones included (automatic: by size of the text).", short="--vocab-size"
+    )
+    input: tuple[str, ...] = opt((), "Corpus or text file, repeatable (automatic: the newest corpus).")
+    name: str | None = opt(None, "Name of the tokenizer (automatic: the name of its corpus).")
+    pattern: Literal["nanochat", "gpt4", "digit"] | None = opt(
+        None, "Digits that one token may hold: 2, 3 or 1 (automatic: digit below 8,192 tokens, else nanochat)."
+    )
+    max_chars: int | None = opt(None, "Read this many characters, at most (none: all).", min=1)
+    doc_cap: int | None = opt(None, "Read this many characters of each document, at most (none: all).", min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokTrainConfig:
+    """`nanochat tok train`."""
+
+    tok: TokSection = field(default_factory=TokSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthSection:
+    """What is generated."""
+
+    name: str = opt("tinyworld", "Name of the corpus.")
+    documents: int = opt(60_000, "Documents for pretraining.", min=10)
+    chats: int = opt(15_000, "Conversations for each of mid and sft (0: none).", min=0)
+    seed: int = opt(0, "Seed of the whole corpus; equal seeds give equal corpora.", min=0)
+    val_fraction: float = opt(0.02, "Share of the documents kept for validation.", min=0.0001, max=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig:
+    """`nanochat data synth`."""
+
+    synth: SynthSection = field(default_factory=SynthSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddSection:
+    """How files become a corpus."""
+
+    name: str | None = opt(None, "Name of the corpus (automatic: of the first file or folder).")
+    text_field: str = opt("text", "JSON field or column that holds the text.")
+    split: Literal["auto", "file", "paragraph", "line"] = opt(
+        "auto",
+        "Where plain text is cut into documents (auto: files over 4,000 characters, at blank lines, about every 2,000).",
+    )
+    val_fraction: float = opt(
+        0.01, "Share kept for validation (of a small corpus more: 200,000 characters or a tenth).", min=0.0001, max=0.5
+    )
+    seed: int = opt(0, "Seed that decides which documents those are.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddConfig:
+    """`nanochat data add`."""
+
+    add: AddSection = field(default_factory=AddSection)
+
+
 WORKER_CONFIGS: dict[str, type] = {
     "base": BaseTrainConfig,
     "mid": MidTrainConfig,
     "sft": SftConfig,
     "rl": RlConfig,
     "eval": EvalConfig,
+    "probe": BaseTrainConfig,
 }

@@ -1,0 +1,87 @@
+"""`nanochat demo`: a small model from nothing, offline, in minutes; then a conversation with it."""
+
+import enum
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from nanochat_cli.commands._options import App, DryRunOpt, leaf
+from nanochat_cli.core import files, paths, pipeline, runs
+from nanochat_cli.output import Output, duration
+
+app = App("Train a small model from nothing, offline, and talk to it.", single=True)
+
+QUESTIONS = (
+    "hello",
+    "what is 27 + 45?",
+    "spell carrot",
+    "how many r are in carrot?",
+    "what sound does a cow make?",
+    "Anna has a lamp. Anna gives the lamp to Ben. who has the lamp?",
+)
+
+
+class Tier(enum.StrEnum):
+    """How much of a demo."""
+
+    smoke = "smoke"
+    demo = "demo"
+
+
+@app.command()
+@leaf
+def demo(
+    out: Output,
+    minutes: Annotated[
+        float | None, typer.Option(help="Scale the training to about this time (default: 8).", min=0.1)
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of data, weights and order; each seed is a run of its own.", min=0)
+    ] = 0,
+    tier: Annotated[Tier, typer.Option(help="smoke: the same stages in a minute, to see that all works.")] = Tier.demo,
+    chat: Annotated[
+        bool | None, typer.Option("--chat/--no-chat", help="Talk to the model at the end (default: on a terminal).")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", "-g", help="Name of the run (default: demo).")] = None,
+    dry_run: DryRunOpt = False,
+) -> None:
+    """Make a corpus, train a tokenizer and a model, teach it to chat, measure it, and talk to it. No network, no GPU.
+
+    Run it again after Ctrl-C, a crash or a power cut: it goes on with the first stage that is not finished.
+    """
+    name = "demo" if tier is Tier.demo else f"demo-{tier}"
+    recipe = pipeline.load(name, run=run, seed=seed, minutes=minutes)
+    if dry_run:
+        show_plan(recipe, out)
+        return
+    outcome = follow(recipe, out)
+    if "stopped" in outcome:
+        return
+    summary = _summary(recipe.run)
+    exchanges = _exchanges(recipe.run, out)
+    if out.json_mode:
+        out.json({**summary, "exchanges": exchanges, "stages": outcome})
+        return
+    _show(summary, recipe, out)
+    if chat if chat is not None else sys.stdin.isatty() and Output.on_terminal(sys.stdout):
+        from nanochat_cli.commands.chat import talk
+
+        talk(recipe.run, out)
+
+
+def show_plan(recipe: pipeline.Recipe, out: Output) -> None:
+    """Show the stages of a recipe, which are done, and the command each one stands for."""
+    out.table(("stage", "state", "command"), list(pipeline.plan_rows(recipe)), title=recipe.about)
+
+
+def follow(recipe: pipeline.Recipe, out: Output) -> dict[str, Any]:
+    """Run a recipe while drawing it, and return what its stages reported."""
+    out.note(f"{recipe.name}: {recipe.about}")
+    out.note(f"everything goes to {paths.base_dir()}, run {recipe.run}; after an interruption the same command goes on")
+    with out.watch() as watcher:
+        outcome = pipeline.run(recipe, watcher.on_event)
+    if "stopped" in outcome:
+        out.hint(f"go on with: {shlex.join(['nanochat', *sys.argv[1:]])}")
+    return outcome

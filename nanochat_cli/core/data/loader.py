@@ -1,0 +1,74 @@
+"""Batches of packed rows: what a step trains on is a function of the seed and the step number and of nothing else.
+
+Legend: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat_cli.core.data.order import sample_rows
+from nanochat_cli.core.data.packing import PackedRows
+from nanochat_cli.core.errors import ConfigError
+
+IGNORE = -1  # target of a position that is not trained on
+
+
+class Batches:
+    """The endless sequence of training steps over packed rows."""
+
+    def __init__(self, rows: PackedRows, *, rows_per_step: int, seed: int, shuffle: bool = True) -> None:
+        if rows_per_step < 1:
+            raise ConfigError(f"a step needs at least one row: {rows_per_step}")
+        self.rows, self.rows_per_step, self.seed, self.shuffle = rows, rows_per_step, seed, shuffle
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return the rows of a step over all ranks, int64 [rows_per_step]."""
+        first = step * self.rows_per_step
+        return sample_rows(first, self.rows_per_step, self.rows.num_rows, self.seed, self.shuffle)
+
+    def step(
+        self, step: int, rank: int = 0, world: int = 1, device_batch_size: int | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return this rank's micro-batches of a step: (x_BT, y_BT) int64, y one ahead of x and -1 where not trained.
+
+        The ranks together get exactly the rows of the step, whatever their number and the micro-batch size.
+        """
+        if self.rows_per_step < world:
+            raise ConfigError(f"a step has {self.rows_per_step} rows, too few for {world} processes")
+        mine = np.array_split(self.indices(step), world)[rank]
+        size = device_batch_size or len(mine)
+        return [to_tensors(self.rows, mine[at : at + size]) for at in range(0, len(mine), size)]
+
+    def epoch_of(self, step: int) -> int:
+        """Return how many times all rows have been gone through when a step begins."""
+        return step * self.rows_per_step // self.rows.num_rows
+
+    def epochs(self, num_steps: int) -> float:
+        """Return how many times a run of this many steps goes through the rows."""
+        return num_steps * self.rows_per_step / self.rows.num_rows
+
+
+def sweep(
+    rows: PackedRows, batch_size: int, *, rank: int = 0, world: int = 1, max_rows: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (x_BT, y_BT) over every row exactly once across ranks, for evaluation; the last batch may be smaller.
+
+    `max_rows` limits it to a subset that is spread over all rows and is always the same.
+    """
+    total = rows.num_rows if max_rows is None else min(max_rows, rows.num_rows)
+    chosen = np.arange(total) * rows.num_rows // total
+    mine = chosen[rank::world]
+    for at in range(0, len(mine), batch_size):
+        yield to_tensors(rows, mine[at : at + batch_size])
+
+
+def to_tensors(rows: PackedRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets of these rows: (x_BT, y_BT) int64 with T = row_len - 1."""
+    ids, mask = rows.take(indices)
+    targets = np.where(mask[:, 1:], ids[:, 1:], IGNORE)
+    return torch.from_numpy(np.ascontiguousarray(ids[:, :-1])), torch.from_numpy(targets)

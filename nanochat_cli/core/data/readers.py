@@ -1,0 +1,138 @@
+"""One reader per file format: each yields (position, document) pairs, where position is a line or a row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat_cli.core.data import cutting, jsonfile
+from nanochat_cli.core.data.cutting import Cut
+from nanochat_cli.core.data.textfile import kind_of, lines
+from nanochat_cli.core.errors import DataError
+
+Document = tuple[int, str]  # line (text, JSON, csv; from 1) or row (parquet; from 1), and the text
+TEXT = (".txt", ".md", ".text", ".rst")
+JSON = (".json", *jsonfile.JSON_LINES)
+TABLES = (".csv", ".tsv")
+PARQUET = (".parquet",)
+KNOWN = (*TEXT, *JSON, *TABLES, *PARQUET)
+_CHAT_FIELDS = ({"messages"}, {"conversations"}, {"instruction"}, {"prompt", "completion"})
+
+
+def read(path: Path, field: str, cut: Cut) -> Iterator[Document]:
+    """Yield the documents of a file; a format that the name does not tell is taken as plain text.
+
+    `field` is the JSON field or column that holds the text; `cut` says how plain text becomes documents.
+    """
+    kind = kind_of(path)
+    if kind in JSON:
+        return _json(path, field)
+    if kind in TABLES:
+        return _table(path, field, "\t" if kind == ".tsv" else None)
+    if kind in PARQUET:
+        return _parquet(path, field)
+    return cutting.documents(lines(path), cut)
+
+
+def _json(path: Path, field: str) -> Iterator[Document]:
+    for number, value in jsonfile.values(path):
+        if isinstance(value, str):
+            yield number, value
+            continue
+        if not isinstance(value, dict):
+            raise DataError(f"neither text nor an object: {path}:{number}")
+        if field not in value:
+            raise _no_field(f"{path}:{number}", field, list(value), path)
+        if not isinstance(value[field], str):
+            raise DataError(f"{field} is not text: {path}:{number} ({type(value[field]).__name__})")
+        yield number, value[field]
+
+
+def _no_field(where: str, field: str, there: list[str], path: Path) -> DataError:
+    if any(fields <= set(there) for fields in _CHAT_FIELDS):
+        hint = f"these look like chats: nanochat train sft --data {path}"
+    else:
+        hint = f"name the one that holds the text: --text-field {there[0]}" if there else None
+    return DataError(f"no field {field}: {where} (fields there: {', '.join(there[:20]) or 'none'})", hint=hint)
+
+
+def _table(path: Path, field: str, delimiter: str | None) -> Iterator[Document]:
+    csv.field_size_limit(1 << 30)  # the module's own limit of 128 KiB is less than a long document
+    source = (text for _, text in lines(path))
+    head = next(source, "")
+    reader = csv.reader(_put_back(head, source), delimiter=delimiter or _guess_delimiter(head), strict=True)
+    try:
+        columns = next(reader, [])
+        if field not in columns:
+            raise _no_column(path, field, columns)
+        at = columns.index(field)
+        began = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(columns):
+                raise DataError(f"{len(row)} fields instead of {len(columns)}: {path}:{began}")
+            if row:
+                yield began, row[at]
+            began = reader.line_num + 1
+    except csv.Error as problem:
+        raise DataError(f"broken csv: {path}:{reader.line_num} ({problem})") from None
+
+
+def _put_back(head: str, rest: Iterator[str]) -> Iterator[str]:
+    yield head
+    yield from rest
+
+
+def _guess_delimiter(head: str) -> str:
+    return max(",;\t", key=head.count)
+
+
+def _no_column(path: Path, field: str, columns: list[str]) -> DataError:
+    hint = f"name the one that holds the text: --text-field {columns[0]}" if columns else None
+    return DataError(f"no column {field}: {path} (columns there: {', '.join(columns[:20]) or 'none'})", hint=hint)
+
+
+def _parquet(path: Path, field: str) -> Iterator[Document]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if field not in schema.names:
+                raise _no_column(path, field, _texts_first(schema))
+            if not _is_text(schema.field(field).type):
+                raise DataError(f"column {field} is not text: {path} ({schema.field(field).type})")
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[field]):
+                for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
+                    row += 1
+                    yield row, _decode(raw or b"", path, row)
+    except (pa.ArrowException, OSError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise DataError(f"cannot read as parquet: {path} ({reason})") from problem
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    tests: tuple[Callable[[Any], bool], ...] = (
+        types.is_string,
+        types.is_large_string,
+        types.is_binary,
+        types.is_large_binary,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _texts_first(schema: Any) -> list[str]:
+    return sorted(schema.names, key=lambda name: not _is_text(schema.field(name).type))
+
+
+def _decode(raw: bytes, path: Path, row: int) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as problem:
+        byte = raw[problem.start]
+        raise DataError(f"not UTF-8: {path}, row {row} (byte 0x{byte:02x} at position {problem.start + 1})") from None

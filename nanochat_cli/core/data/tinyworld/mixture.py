@@ -1,0 +1,158 @@
+"""What share each skill has, and how items become documents and conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from nanochat_cli.core.data.tinyworld import arithmetic, chatter, choice, facts, spelling, stories, tales
+from nanochat_cli.core.data.tinyworld.asking import question, with_context
+from nanochat_cli.core.data.tinyworld.items import Exchange, Item
+from nanochat_cli.core.data.tinyworld.rng import Rng, stream
+from nanochat_cli.core.tokenizer.conversation import Conversation, Message
+
+VERSION = "tinyworld-1"  # part of every random stream: a change of content is a new version
+Stage = Literal["mid", "sft"]
+
+# Parts of 1000 documents. A story document is about four times as long as a worksheet.
+DOCUMENT_WEIGHTS = {
+    "story": 460,
+    "tell": 30,
+    "add-1": 15,
+    "add-2": 50,
+    "add-3": 45,
+    "sub-1": 15,
+    "sub-2": 50,
+    "sub-3": 60,
+    "choice": 25,
+    "spell": 40,
+    "count": 60,
+    "first-letter": 15,
+    "last-letter": 20,
+    "word-length": 25,
+    "facts": 40,
+    "next-number": 30,
+    "small-talk": 20,
+}
+CHAT_WEIGHTS = {
+    "mid": {
+        "story": 400, "tell": 30, "add-1": 15, "add-2": 50, "add-3": 40, "sub-1": 15, "sub-2": 50, "sub-3": 50,
+        "choice": 0, "spell": 50, "count": 80, "first-letter": 25, "last-letter": 25, "word-length": 30, "facts": 70,
+        "next-number": 40, "small-talk": 20, "follow-up": 10,
+    },
+    "sft": {
+        "story": 300, "tell": 30, "add-1": 15, "add-2": 45, "add-3": 40, "sub-1": 15, "sub-2": 45, "sub-3": 40,
+        "choice": 60, "spell": 50, "count": 80, "first-letter": 25, "last-letter": 25, "word-length": 30, "facts": 70,
+        "next-number": 40, "small-talk": 50, "follow-up": 40,
+    },
+}  # fmt: skip
+LONGEST_DOCUMENT = 400  # characters; keeps nearly every story document within 128 tokens
+
+
+def deck(weights: dict[str, int]) -> tuple[str, ...]:
+    """Returns the names repeated by weight, so that one draw picks in proportion."""
+    return tuple(name for name, weight in weights.items() for _ in range(weight))
+
+
+DOCUMENT_DECK = deck(DOCUMENT_WEIGHTS)
+CHAT_DECKS = {stage: deck(weights) for stage, weights in CHAT_WEIGHTS.items()}
+
+# How to draw one training item of each skill that asks a single question without a story.
+ITEMS: dict[str, Callable[[Rng], Item]] = {
+    "tell": lambda rng: tales.item(rng, "train"),
+    "add-1": lambda rng: arithmetic.add(rng, "train", 1),
+    "add-2": lambda rng: arithmetic.add(rng, "train", 2),
+    "add-3": lambda rng: arithmetic.add(rng, "train", 3),
+    "sub-1": lambda rng: arithmetic.subtract(rng, "train", 1),
+    "sub-2": lambda rng: arithmetic.subtract(rng, "train", 2),
+    "sub-3": lambda rng: arithmetic.subtract(rng, "train", 3),
+    "choice": lambda rng: choice.three_numbers(rng, "train", direct=rng.chance(choice.DIRECT_PERCENT)),
+    "spell": lambda rng: spelling.item(rng, "train", "spell"),
+    "count": lambda rng: spelling.item(rng, "train", "count"),
+    "first-letter": lambda rng: spelling.item(rng, "train", "first-letter"),
+    "last-letter": lambda rng: spelling.item(rng, "train", "last-letter"),
+    "word-length": lambda rng: spelling.item(rng, "train", "word-length"),
+    "facts": lambda rng: facts.item(rng, "train"),
+    "next-number": lambda rng: arithmetic.neighbour(rng, "train"),
+}
+
+
+def document(seed: int, i: int) -> str:
+    """Returns pretraining document i of this seed: a story with its questions, or a short worksheet of one skill."""
+    rng = stream(VERSION, seed, "document", i)
+    skill = rng.pick(DOCUMENT_DECK)
+    if skill == "story":
+        return story_document(rng)
+    return "\n".join(line(rng, skill) for _ in range(rng.between(1, 3)))
+
+
+def story_document(rng: Rng) -> str:
+    """Returns a story and up to four of its questions answered, a third of them without the question's words."""
+    text, items = stories.tell(rng, "train")
+    lines = [text]
+    for item in items[:4]:
+        lines.append(item.worked if rng.chance(35) else f"{question(rng, item)} {item.worked}")
+        if sum(map(len, lines)) > LONGEST_DOCUMENT:
+            lines.pop()
+            break
+    return "\n".join(lines)
+
+
+def line(rng: Rng, skill: str) -> str:
+    """Returns one line of a worksheet: a bare worked answer or a question with it."""
+    if skill == "small-talk":
+        said, reply = chatter.small_talk(rng, "train").turns[0]
+        return f"{said} {reply}"
+    if skill == "choice":  # the long way only: pretraining shows that work can be shown
+        return choice.three_numbers(rng, "train", direct=False).worked
+    if skill == "facts" and rng.chance(60):
+        return facts.statement(rng) if rng.chance(50) else facts.item(rng, None).worked
+    item = ITEMS[skill](rng)
+    return item.worked if rng.chance(50) else f"{question(rng, item)} {item.worked}"
+
+
+def chat(seed: int, i: int, stage: Stage = "sft") -> Conversation:
+    """Returns training conversation i of this seed for mid-training or fine-tuning."""
+    rng = stream(VERSION, seed, stage, i)
+    skill = rng.pick(CHAT_DECKS[stage])
+    if skill == "story":
+        turns = story_turns(rng)
+    elif skill in ("small-talk", "follow-up"):
+        talk = chatter.small_talk if skill == "small-talk" else chatter.follow_up
+        turns = talk(rng, "train").turns
+    else:
+        turns = item_exchange(rng, ITEMS[skill](rng)).turns
+        if rng.chance(4):
+            turns += thanks(rng)
+    return conversation(turns)
+
+
+def story_turns(rng: Rng) -> tuple[tuple[str, str], ...]:
+    """Returns a conversation about one story: two questions in most cases, the story told in the first turn."""
+    items: list[Item] = []
+    while not items:
+        _, items = stories.tell(rng, "train")
+    first, *rest = items
+    turns = [(with_context(first, question(rng, first)), first.worked)]
+    if rng.chance(75):
+        turns += [(question(rng, item), item.worked) for item in rest[:1]]
+    return tuple(turns)
+
+
+def thanks(rng: Rng) -> tuple[tuple[str, str], ...]:
+    """Returns the turn of someone who says thank you."""
+    talk = next(talk for talk in chatter.TALKS if talk.name == "thanks")
+    return ((rng.pick(talk.trained), talk.reply),)
+
+
+def item_exchange(rng: Rng, item: Item, wording: Literal["train", "held"] = "train") -> Exchange:
+    """Returns the item as one question and its worked answer."""
+    asked = with_context(item, question(rng, item, wording))
+    return Exchange(turns=((asked, item.worked),), family=item.family, answer=item.answer, shortcut=item.shortcut)
+
+
+def conversation(turns: tuple[tuple[str, str], ...]) -> Conversation:
+    """Returns (user, assistant) turns as a conversation."""
+    return Conversation(
+        tuple(Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True))
+    )

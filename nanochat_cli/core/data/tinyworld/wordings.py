@@ -1,0 +1,306 @@
+"""Ways to ask about numbers, letters and stories: for each skill those trained on and those kept for testing."""
+
+from __future__ import annotations
+
+# fmt: off
+Wordings = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+NUMBERS: Wordings = {
+    "add": (
+        (
+            "What is {a} + {b}?", "What is {a}+{b}?", "{a}+{b}", "{a} + {b}", "{a} + {b} = ?", "{a}+{b}=",
+            "What is {a} plus {b}?", "How much is {a} plus {b}?", "How much is {a} + {b}?", "{a} plus {b}",
+            "Add {a} and {b}.", "Add {a} to {b}.", "Can you add {a} and {b}?", "Work out {a} + {b}.",
+            "Calculate {a}+{b}.", "Compute {a} plus {b}.", "What is the sum of {a} and {b}?",
+            "Find the sum of {a} and {b}.", "Give me the sum of {a} and {b}.", "Tell me {a} plus {b}.",
+            "What do you get if you add {a} and {b}?", "If I add {a} and {b}, what do I get?",
+            "How many are {a} and {b} together?", "Put {a} and {b} together.",
+            "I have {a} apples and get {b} more. How many apples do I have?",
+            "There are {a} birds. Then {b} more come. How many birds are there?",
+            "One box has {a} pens, the other has {b}. How many pens are in both?",
+        ),
+        (
+            "What number is {a} plus {b}?", "Could you work out the sum {a} + {b}?",
+            "How much do {a} and {b} make together?", "I want to know {a}+{b}.",
+            "Ben has {a} shells and finds {b} more. How many shells does he have now?",
+        ),
+    ),
+    "sub": (
+        (
+            "What is {a} - {b}?", "What is {a}-{b}?", "{a}-{b}", "{a} - {b}", "{a} - {b} = ?", "{a}-{b}=",
+            "What is {a} minus {b}?", "How much is {a} minus {b}?", "How much is {a} - {b}?", "{a} minus {b}",
+            "Take {b} from {a}.", "Take {b} away from {a}.", "Subtract {b} from {a}.", "Can you take {b} from {a}?",
+            "What is {a} take away {b}?", "Work out {a} - {b}.", "Calculate {a}-{b}.", "Compute {a} minus {b}.",
+            "What is the difference of {a} and {b}?", "Find the difference between {a} and {b}.",
+            "Tell me {a} minus {b}.", "What do you get if you take {b} from {a}?",
+            "If I subtract {b} from {a}, what do I get?", "How much is left if you take {b} away from {a}?",
+            "I have {a} apples and give away {b}. How many apples are left?",
+            "There are {a} birds. Then {b} fly away. How many birds are left?",
+            "A box has {a} pens. I take out {b}. How many pens are left?",
+        ),
+        (
+            "What number is {a} minus {b}?", "Could you work out the difference {a} - {b}?",
+            "If you take away {b} from {a}, how much is left?", "I want to know {a}-{b}.",
+            "Ben has {a} shells and loses {b}. How many shells does he have now?",
+        ),
+    ),
+    "add-three": (
+        (
+            "What is {a} + {b} + {c}?", "What is {a}+{b}+{c}?", "{a}+{b}+{c}", "{a} + {b} + {c}",
+            "What is {a} plus {b} plus {c}?", "How much is {a} + {b} + {c}?", "Add {a}, {b} and {c}.",
+            "Can you add {a}, {b} and {c}?", "Work out {a} + {b} + {c}.", "Calculate {a}+{b}+{c}.",
+            "What is the sum of {a}, {b} and {c}?", "Find the sum of {a}, {b} and {c}.",
+            "How many are {a}, {b} and {c} together?", "Tell me {a} plus {b} plus {c}.",
+        ),
+        (
+            "What number is {a} plus {b} plus {c}?", "How much do {a}, {b} and {c} make together?",
+            "I want to know {a}+{b}+{c}.",
+        ),
+    ),
+    "number-after": (
+        (
+            "What number comes after {n}?", "Which number comes after {n}?", "What comes after {n}?",
+            "What is the number after {n}?", "What is the next number after {n}?", "Name the number after {n}.",
+            "Tell me the number after {n}.", "Which number follows {n}?", "What follows {n}?", "Count on from {n}.",
+            "I count and say {n}. What do I say next?", "After {n}, what number is next?",
+        ),
+        (
+            "Give me the number that comes after {n}.", "Which is the next number after {n}?",
+            "When I count, what follows {n}?",
+        ),
+    ),
+    "number-before": (
+        (
+            "What number comes before {n}?", "Which number comes before {n}?", "What comes before {n}?",
+            "What is the number before {n}?", "What is the last number before {n}?", "Name the number before {n}.",
+            "Tell me the number before {n}.", "Which number is before {n}?", "What is just before {n}?",
+            "Count back from {n}.", "I count back and say {n}. What do I say next?",
+            "Before {n}, what number is there?",
+        ),
+        (
+            "Give me the number that comes before {n}.", "Which is the number just before {n}?",
+            "When I count back, what comes after {n}?",
+        ),
+    ),
+}
+
+LETTERS: Wordings = {
+    "spell": (
+        (
+            "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How do I spell {w}?",
+            "How is {w} spelled?", "How is the word {w} spelled?", "Can you spell {w}?", "Can you spell the word {w}?",
+            "Tell me how to spell {w}.", "Show me how to spell {w}.", "Give me the spelling of {w}.",
+            "What is the spelling of {w}?", "Write {w} letter by letter.", "Say {w} letter by letter.",
+            "Which letters spell {w}?", "What letters are in {w}?", "List the letters of {w}.",
+            "Name the letters of {w}, one by one.", "Break {w} into letters.", "How do we write the word {w}?",
+        ),
+        (
+            "I want to spell {w}. How do I do it?", "Could you spell out {w}?", "What are the letters of {w}?",
+            "Show me the spelling of the word {w}.", "Write the word {w} one letter at a time.",
+        ),
+    ),
+    "count": (
+        (
+            "How many {l} are in {w}?", "How many {l} are there in {w}?", "How many {l} does {w} have?",
+            "How many times is {l} in {w}?", "How many times does {l} come in {w}?",
+            "How many times is the letter {l} in {w}?", "How many times does the letter {l} appear in {w}?",
+            "How many letters {l} are in {w}?", "How many letters {l} are in the word {w}?", "Count {l} in {w}.",
+            "Count the {l} in {w}.", "Count the letter {l} in {w}.", "Count the letters {l} in the word {w}.",
+            "Count how many {l} are in {w}.", "Count how many times {l} is in {w}.", "How often is {l} in {w}?",
+            "How often do you see {l} in {w}?", "How often is the letter {l} in the word {w}?",
+            "What is the count of {l} in {w}?", "What is the number of {l} in {w}?",
+            "Give me the number of {l} in {w}.", "Find the number of {l} in the word {w}.",
+            "Tell me how many {l} are in {w}.", "Tell me how often {l} is in {w}.", "Number of {l} in {w}?",
+            "The word is {w}. How many {l} are in it?", "Look at {w}. How often do you see {l}?",
+            "In {w}, how many {l} are there?", "In the word {w}, how often is the letter {l}?",
+        ),
+        (
+            "How often does the letter {l} appear in {w}?", "Can you count the {l} in {w}?",
+            "In the word {w}, how many times do you see {l}?", "What number of {l} does {w} have?",
+            "Say how many times the letter {l} is in the word {w}.",
+        ),
+    ),
+    "first-letter": (
+        (
+            "What is the first letter of {w}?", "What is the first letter in {w}?", "Which letter is first in {w}?",
+            "What letter does {w} start with?", "Which letter does {w} start with?", "What does {w} start with?",
+            "With which letter does {w} begin?", "Which letter does {w} begin with?", "How does {w} begin?",
+            "Name the first letter of {w}.", "Tell me the first letter of {w}.", "First letter of {w}?",
+            "Give me the first letter of the word {w}.", "Find the first letter of {w}.",
+        ),
+        (
+            "What is the letter that {w} starts with?", "The word {w} begins with which letter?",
+            "Say the first letter of the word {w}.",
+        ),
+    ),
+    "last-letter": (
+        (
+            "What is the last letter of {w}?", "What is the last letter in {w}?", "Which letter is last in {w}?",
+            "What letter does {w} end with?", "Which letter does {w} end with?", "What does {w} end with?",
+            "With which letter does {w} end?", "Which letter does {w} end in?", "How does {w} end?",
+            "Name the last letter of {w}.", "Tell me the last letter of {w}.", "Last letter of {w}?",
+            "Give me the last letter of the word {w}.", "Find the last letter of {w}.",
+        ),
+        (
+            "What is the letter that {w} ends with?", "The word {w} ends with which letter?",
+            "Say the last letter of the word {w}.",
+        ),
+    ),
+    "word-length": (
+        (
+            "How many letters are in {w}?", "How many letters are there in {w}?", "How many letters does {w} have?",
+            "How many letters are in the word {w}?", "How long is {w}?", "How long is the word {w}?",
+            "What is the length of {w}?", "Give me the length of {w}.", "Find the length of the word {w}.",
+            "Count the letters in {w}.", "Count all letters of {w}.", "Tell me how many letters {w} has.",
+            "Tell me how long {w} is.", "The word is {w}. How many letters does it have?",
+        ),
+        (
+            "Can you count the letters of {w}?", "What length does the word {w} have?",
+            "In {w}, how many letters are there?",
+        ),
+    ),
+}
+
+STORIES: Wordings = {
+    "who": (
+        (
+            "Who has the {o}?", "Who has the {o} now?", "Who owns the {o}?", "Who owns the {o} now?",
+            "Tell me who has the {o}.", "Who is the owner of the {o}?", "Who holds the {o}?", "Who has got the {o}?",
+            "Whose is the {o}?", "Whose {o} is it now?", "At the end, who has the {o}?", "Who has the {o} at the end?",
+        ),
+        ("Can you tell me who has the {o} now?", "Who is it that has the {o}?", "Now who owns the {o}?"),
+    ),
+    "what": (
+        (
+            "What does {n} have?", "What does {n} have now?", "What does {n} own?", "What has {n} got?",
+            "What thing does {n} have?", "Tell me what {n} has.", "Which thing does {n} have?", "What is with {n}?",
+            "What does {n} hold?", "What does {n} have at the end?", "At the end, what does {n} have?",
+            "Which thing does {n} own now?",
+        ),
+        ("Can you tell me what {n} has now?", "What is it that {n} has?", "Now what does {n} own?"),
+    ),
+    "where": (
+        (
+            "Where is {n}?", "Where is {n} now?", "Where can I find {n}?", "In which place is {n}?",
+            "Tell me where {n} is.", "What place is {n} in?", "Where did {n} go?", "Where do I find {n} now?",
+            "Which place is {n} in now?", "Where is {n} at the end?", "At the end, where is {n}?",
+            "Where must I look for {n}?",
+        ),
+        ("Can you tell me where {n} is now?", "Where is it that {n} is?", "Now in which place is {n}?"),
+    ),
+    "tell": (
+        (
+            "Tell me a story about {n} and a {o}.", "Tell a story about {n} and a {o}.",
+            "Tell a story with {n} and a {o}.", "Can you tell me a story about {n} and a {o}?",
+            "Write a story about {n} and a {o}.", "Please tell me about {n} and a {o}.",
+            "I want a story about {n} and a {o}.", "Make up a story about {n} and a {o}.",
+            "Give me a story about {n} and a {o}.", "Tell me a short story with {n} and a {o}.",
+            "A story about {n} and a {o}, please.", "Do you know a story about {n} and a {o}?",
+        ),
+        (
+            "Could you write a short story with {n} and a {o}?", "I want to hear a story about {n} and a {o}.",
+            "Tell me about {n} and a {o} in a story.",
+        ),
+    ),
+}
+
+FACTS: Wordings = {
+    "fact-color": (
+        (
+            "What color is {x}?", "Which color is {x}?", "What is the color of {x}?", "Tell me the color of {x}.",
+            "What color does {x} have?", "Name the color of {x}.", "Which color does {x} have?", "Color of {x}?",
+        ),
+        ("Can you tell me what color {x} is?", "Which color do you see on {x}?", "Give me the color of {x}."),
+    ),
+    "fact-sound": (
+        (
+            "What sound does {x} make?", "Which sound does {x} make?", "What is the sound of {x}?",
+            "Tell me the sound of {x}.", "What noise does {x} make?", "How does {x} sound?", "Name the sound of {x}.",
+            "What do you hear from {x}?",
+        ),
+        ("Can you tell me what sound {x} makes?", "Which noise do you hear from {x}?", "Give me the sound of {x}."),
+    ),
+    "fact-young": (
+        (
+            "What is the young of {x} called?", "What do you call the young of {x}?", "What is the baby of {x} called?",
+            "What do you call the baby of {x}?", "Name the young of {x}.", "Tell me the name for the young of {x}.",
+            "How do you call the young of {x}?", "What is the young of {x}?",
+        ),
+        (
+            "Can you tell me what the young of {x} is called?", "Which name has the baby of {x}?",
+            "Give me the name of the young of {x}.",
+        ),
+    ),
+    "fact-opposite": (
+        (
+            "What is the opposite of {x}?", "Tell me the opposite of {x}.", "Name the opposite of {x}.",
+            "Which word is the opposite of {x}?", "What word means the opposite of {x}?", "Opposite of {x}?",
+            "Do you know the opposite of {x}?", "Find the opposite of {x}.",
+        ),
+        (
+            "Can you tell me the opposite of {x}?", "Give me a word that is the opposite of {x}.",
+            "The opposite of {x} is which word?",
+        ),
+    ),
+    "fact-tool": (
+        (
+            "What do you need to {x}?", "What do you use to {x}?", "Which tool do you need to {x}?",
+            "What tool do you use to {x}?", "With what do you {x}?", "Tell me what I need to {x}.",
+            "I want to {x}. What do I need?", "What is used to {x}?",
+        ),
+        ("Can you tell me what you use to {x}?", "Which tool is used to {x}?", "If I want to {x}, what do I use?"),
+    ),
+    "fact-home": (
+        (
+            "What is the home of {x}?", "Where does {x} live?", "What is the home of {x} called?",
+            "Tell me the home of {x}.", "Name the home of {x}.", "Where is the home of {x}?",
+            "In what does {x} live?", "Where do you find {x}?",
+        ),
+        ("Can you tell me where {x} lives?", "Which is the home of {x}?", "What place is home to {x}?"),
+    ),
+    "fact-kind": (
+        (
+            "What kind of thing is {x}?", "What is the kind of {x}?", "What kind of thing do we call {x}?",
+            "{x} is what kind of thing?", "Tell me what kind of thing {x} is.", "Name the kind of {x}.",
+            "To which kind does {x} belong?", "Which kind of thing is {x}?",
+        ),
+        ("Can you tell me what kind of thing {x} is?", "Which kind does {x} belong to?", "What sort of thing is {x}?"),
+    ),
+    "fact-legs": (
+        (
+            "How many legs does {x} have?", "How many legs has {x} got?", "On how many legs does {x} walk?",
+            "Tell me how many legs {x} has.", "What is the number of legs of {x}?", "How many legs are on {x}?",
+            "Count the legs of {x}.", "Name the number of legs of {x}.",
+        ),
+        (
+            "Can you tell me how many legs {x} has?", "What number of legs does {x} have?",
+            "Give me the number of legs of {x}.",
+        ),
+    ),
+    "fact-next-time": (
+        (
+            "What comes after {x}?", "What is next after {x}?", "What follows {x}?", "Tell me what comes after {x}.",
+            "Which one comes after {x}?", "Name the one after {x}.", "After {x}, what comes next?",
+            "What is after {x}?",
+        ),
+        ("Can you tell me what comes after {x}?", "Which one follows {x}?", "When {x} is over, what comes next?"),
+    ),
+    "fact-job": (
+        (
+            "Whose job is it to {x}?", "Who is there to {x}?", "Which worker is there to {x}?",
+            "What do you call the worker to {x}?", "Tell me whose job it is to {x}.", "Who do you call to {x}?",
+            "Name the worker to {x}.", "Whose work is it to {x}?",
+        ),
+        ("Can you tell me whose job it is to {x}?", "Which worker do you call to {x}?", "To {x} is the job of whom?"),
+    ),
+    "fact-plural": (
+        (
+            "What is the plural of {x}?", "What is more than one {x} called?", "Tell me the plural of {x}.",
+            "Name the plural of {x}.", "How do you say two of {x}?", "What do you call more than one {x}?",
+            "Plural of {x}?", "Which word is the plural of {x}?",
+        ),
+        ("Can you tell me the plural of {x}?", "What word means more than one {x}?", "Give me the plural of {x}."),
+    ),
+}
+
+WORDINGS: Wordings = {**NUMBERS, **LETTERS, **STORIES, **FACTS}

@@ -1,0 +1,146 @@
+"""Causal self-attention with shared key-value heads, and the cache it decodes with.
+
+Tensor suffixes: B batch, T time (queries), S positions (keys), E embedding, H heads, K key-value heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat_cli.core.models.base import DecodeState, Linear, norm, rotate
+from nanochat_cli.core.models.shape import ModelConfig
+
+
+class KVState:
+    """Keys and values of every layer, one row per sequence; rows stand at their own lengths."""
+
+    def __init__(self, config: ModelConfig, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.n_layer, batch_size, config.n_kv_head, max_len, config.head_dim)
+        self.k_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
+        self.v_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
+        self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.extent = 0  # no row is longer; a plain number, so that decoding on a GPU never waits for it
+
+    @property
+    def max_len(self) -> int:
+        """Positions there is room for, per row."""
+        return self.k_LBKSD.size(3)
+
+    def set_lengths(self, length_B: Tensor) -> None:
+        """Declare how many positions of each row are valid."""
+        self.length_B = length_B
+        self.extent = int(length_B.max()) if length_B.numel() else 0
+
+    def select(self, rows: Tensor) -> KVState:
+        """Return a state with the given rows, in that order; rows may be dropped or repeated."""
+        chosen = object.__new__(KVState)
+        chosen.k_LBKSD, chosen.v_LBKSD = self.k_LBKSD[:, rows], self.v_LBKSD[:, rows]
+        chosen.set_lengths(self.length_B[rows])
+        return chosen
+
+    def append(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a chunk at each row's end; return that layer's keys and values so far, as BKSD.
+
+        Raises ValueError when the chunk does not fit in.
+        """
+        end = self.extent + k_BTKD.size(1)
+        if end > self.max_len:
+            raise ValueError(f"decode state is full: {end} of {self.max_len} positions")
+        batch_B1 = torch.arange(k_BTKD.size(0), device=k_BTKD.device)[:, None]
+        position_BT = self.length_B[:, None] + torch.arange(k_BTKD.size(1), device=k_BTKD.device)
+        self.k_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = k_BTKD
+        self.v_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = v_BTKD
+        return self.k_LBKSD[layer, :, :, :end], self.v_LBKSD[layer, :, :, :end]
+
+    def visible(self, num_tokens: int) -> Tensor:
+        """Return the mask B1TS (bool): query t of row b stands at length_B[b] + t and sees what is not behind it."""
+        key_S = torch.arange(self.extent + num_tokens, device=self.length_B.device)
+        position_BT = self.length_B[:, None] + torch.arange(num_tokens, device=self.length_B.device)
+        return key_S <= position_BT[:, None, :, None]
+
+
+class Attention(nn.Module):
+    """Rotary angles first, then query-key norm, then causal attention with scale 1/sqrt(D)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.eps = layer, config.norm_eps
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
+        self.form = "fused"
+        self.qkv = Linear(config.n_embd, sum(self.qkv_rows))
+        self.out = Linear(config.n_head * config.head_dim, config.n_embd)
+
+    @property
+    def qkv_rows(self) -> tuple[int, int, int]:
+        """Rows of the query, key and value matrices inside the fused weight."""
+        return self.n_head * self.head_dim, self.n_kv_head * self.head_dim, self.n_kv_head * self.head_dim
+
+    def forward(self, x_BTE: Tensor, cos: Tensor, sin: Tensor, state: DecodeState | None) -> Tensor:
+        """Return the attention output, before it is added to the residual stream."""
+        heads = self.qkv(x_BTE).unflatten(-1, (-1, self.head_dim))
+        qk, v_BTKD = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
+        q_BTHD, k_BTKD = norm(rotate(qk, cos, sin), self.eps).split((self.n_head, self.n_kv_head), dim=2)
+        if state is None:
+            y_BHTD = self.mix(q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2), v_BTKD.transpose(1, 2))
+        else:
+            y_BHTD = self.decode(q_BTHD.transpose(1, 2), k_BTKD, v_BTKD, state)
+        return self.out(y_BHTD.transpose(1, 2).flatten(2))
+
+    def mix(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
+        """Return causal attention over a whole sequence, by the chosen kernel."""
+        if self.form == "fused":
+            shared = self.n_head != self.n_kv_head
+            return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=shared)
+        num_tokens = q_BHTD.size(2)
+        seen_TT = torch.ones(num_tokens, num_tokens, dtype=q_BHTD.dtype, device=q_BHTD.device).tril()
+        return self.products(q_BHTD, k_BKTD, v_BKTD, seen_TT)
+
+    def products(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen: Tensor) -> Tensor:
+        """Return attention by plain matrix products; `seen` (of q's dtype, 1 or 0) marks what a query may see.
+
+        Much faster than the fused call when training short sequences in bf16 on a CPU.
+        """
+        share = self.n_head // self.n_kv_head
+        q = (q_BHTD * (self.head_dim**-0.5 * LOG2_E)).unflatten(1, (self.n_kv_head, share)).flatten(2, 3)
+        y: Tensor = _BoundedAttention.apply(q, k_BKSD, v_BKSD, seen, share)
+        return y.view(q_BHTD.shape)
+
+    def decode(self, q_BHTD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, state: DecodeState) -> Tensor:
+        """Append this chunk to the cache and attend over all of it."""
+        assert isinstance(state, KVState)
+        k_BKSD, v_BKSD = state.append(self.layer, k_BTKD, v_BTKD)
+        seen_B11TS = state.visible(q_BHTD.size(2)).unsqueeze(2).to(q_BHTD.dtype)
+        return self.products(q_BHTD, k_BKSD, v_BKSD, seen_B11TS)
+
+
+class _BoundedAttention(torch.autograd.Function):
+    """softmax(q k^T) v for scores that are bounded: no maximum to subtract, and the division comes after the product.
+
+    Query-key norm bounds every score by sqrt(D), so that its power of two (q carries the factor log2 e, because powers
+    of two are the cheapest) can neither overflow nor vanish. Shapes: q BK(GT)D with G query heads per key head,
+    k and v BKSD, seen broadcasts to BKGTS. The backward pass is written out so that every product reads and writes
+    contiguous memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, seen: Tensor, share: int) -> Tensor:
+        q, k, v = q.flatten(0, 1).contiguous(), k.flatten(0, 1).contiguous(), v.flatten(0, 1).contiguous()
+        score = torch.bmm(q, k.transpose(1, 2))
+        weight = (torch.exp2(score.view(*seen_shape(seen, score, share)).float()) * seen).to(v.dtype).view(score.shape)
+        total = weight.sum(-1, keepdim=True, dtype=torch.float32)
+        y = (torch.bmm(weight, v) / total).to(v.dtype)
+        ctx.save_for_backward(q, k, v, weight, total, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weight, total, y = ctx.saved_tensors
+        grad_y = (grads[0].view(y.shape) / total).to(v.dtype).contiguous()
+        grad_v = torch.bmm(weight.transpose(1, 2), grad_y)
+        lost = (grad_y.float() * y.float()).sum(-1, keepdim=True)
+        grad_score = (weight * (torch.bmm(grad_y, v.transpose(1, 2)) - lost) * LN_2).to(v.dtype)
+        grad_q = torch.bmm(grad_score, k)
+        grad_k = torch.bmm(grad_score.transpose(1, 2), q)
+        return grad_q, grad_k, grad_v, None, None

@@ -1,0 +1,188 @@
+"""The skeleton every architecture shares: embedding, blocks, norm, head, loss, optimizer groups.
+
+Tensor suffixes: B batch, T time, E embedding, H heads, D head width, V vocabulary, S cached positions, N = B*T.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat_cli.core.models.loss import softcapped_cross_entropy
+from nanochat_cli.core.models.shape import ModelConfig
+from nanochat_cli.core.optim.groups import ParamGroup
+
+
+class DecodeState(Protocol):
+    """What a model remembers of the tokens it has read, one row per sequence.
+
+    `length_B` (int64) counts the valid positions of each row. A forward pass appends its tokens at `length_B` and adds
+    their number; after a prefill of right-padded prompts the caller puts the true lengths back with `set_lengths`.
+    """
+
+    length_B: Tensor
+
+    def set_lengths(self, length_B: Tensor) -> None:
+        """Declare how many positions of each row are valid; later ones are overwritten and never attended to."""
+
+    def select(self, rows: Tensor) -> DecodeState:
+        """Return a state with the given rows (int64), in that order; rows may be dropped or repeated."""
+        ...
+
+
+class Rotary(nn.Module):
+    """Rotary position angles (arXiv 2104.09864), as tables that grow when a longer context is asked for."""
+
+    cos_SD: Tensor
+    sin_SD: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.base, self.head_dim = config.rope_base, config.head_dim
+        self.register_buffer("cos_SD", torch.empty(0, self.head_dim // 2), persistent=False)
+        self.register_buffer("sin_SD", torch.empty(0, self.head_dim // 2), persistent=False)
+        self.grow(config.max_seq_len)
+
+    def grow(self, num_positions: int) -> None:
+        """Make the tables cover `num_positions`. Entries are computed in fp64, so growing changes no earlier one."""
+        if num_positions <= self.cos_SD.size(0):
+            return
+        channel_D = torch.arange(0, self.head_dim, 2, dtype=torch.float64)
+        angle_SD = torch.outer(torch.arange(num_positions, dtype=torch.float64), self.base ** (-channel_D / self.head_dim))
+        self.cos_SD = angle_SD.cos().to(self.cos_SD)
+        self.sin_SD = angle_SD.sin().to(self.sin_SD)
+
+    def forward(self, num_tokens: int, state: DecodeState | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return (cos, sin), shaped [T, 1, D/2], or [B, T, 1, D/2] when rows stand at different positions."""
+        if state is None:
+            cos, sin = self.cos_SD[:num_tokens], self.sin_SD[:num_tokens]
+        else:
+            position_BT = state.length_B[:, None] + torch.arange(num_tokens, device=state.length_B.device)
+            cos, sin = self.cos_SD[position_BT], self.sin_SD[position_BT]
+        return cos.unsqueeze(-2).to(dtype), sin.unsqueeze(-2).to(dtype)
+
+
+def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (channel i, channel i + D/2) by its angle: (a, b) -> (a cos + b sin, b cos - a sin).
+
+    Written with a flip of the two halves, which compiles to straight loops in both directions.
+    """
+    halves = x_BTHD.unflatten(-1, (2, -1))
+    turned = halves * cos.unsqueeze(-2) + halves.flip(-2) * torch.stack((sin, -sin), dim=-2)
+    return turned.flatten(-2)
+
+
+def norm(x: Tensor, eps: float) -> Tensor:
+    """Scale the last dimension to a root mean square of 1, without parameters."""
+    return F.rms_norm(x, (x.size(-1),), eps=eps)
+
+
+class Linear(nn.Linear):
+    """A bias-free projection with fp32 weights that computes in the dtype of its input."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__(fan_in, fan_out, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+class Block(nn.Module):
+    """One layer of a network: a map of the residual stream, with access to angles and cache."""
+
+    def forward(self, x_BTE: Tensor, cos: Tensor, sin: Tensor, state: DecodeState | None) -> Tensor:
+        """Return the new residual stream."""
+        raise NotImplementedError
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, next-token scores out. An architecture supplies the blocks and the decode state.
+
+    Weights are fp32; `set_precision` chooses the dtype of the arithmetic. The loss and the returned logits are fp32.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.precision = torch.float32
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(config.n_layer))
+        self.head = Linear(config.n_embd, config.vocab_size)
+        self.rotary = Rotary(config)
+
+    # ---- what an architecture decides ------------------------------------------------------------------------------
+
+    def make_block(self, layer: int) -> Block:
+        """Return the block of one layer."""
+        raise NotImplementedError
+
+    def new_state(self, batch_size: int, max_len: int) -> DecodeState:
+        """Return an empty decode state with room for `max_len` positions per row."""
+        raise NotImplementedError
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw the starting weights; must use the generator only, so that a seed fixes them."""
+        raise NotImplementedError
+
+    def set_attention(self, form: str) -> None:
+        """Choose the attention kernel for full sequences: "fused" (one call) or "matmul" (plain products)."""
+
+    def after_step(self) -> None:
+        """Update what is not trained by gradient; called after each optimizer step."""
+
+    def matrix_groups(self) -> list[ParamGroup]:
+        """Return the optimizer groups of the blocks."""
+        return [ParamGroup.matrices({f"blocks.{n}": p for n, p in self.blocks.named_parameters()})]
+
+    # ---- what all share --------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.weight.device
+
+    def set_precision(self, precision: str) -> None:
+        """Compute in "bf16" or "fp32"; the weights stay fp32."""
+        self.precision = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+    def hidden(self, idx_BT: Tensor, state: DecodeState | None = None) -> Tensor:
+        """Return the normed residual stream x_BTE that the head reads; with a state, continue and extend it."""
+        num_tokens = idx_BT.size(1)
+        cos, sin = self.rotary(num_tokens, state, self.precision)
+        x_BTE = norm(F.embedding(idx_BT, self.embed.weight).to(self.precision), self.config.norm_eps)
+        for block in self.blocks:
+            x_BTE = block(x_BTE, cos, sin, state)
+        if state is not None:
+            state.set_lengths(state.length_B + num_tokens)
+        return norm(x_BTE, self.config.norm_eps)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Return fp32 scores of the vocabulary, softly bounded to +-softcap, for any leading shape of `hidden`."""
+        return self.config.softcap * torch.tanh(self.head(x).float() / self.config.softcap)
+
+    def forward(self, idx_BT: Tensor, state: DecodeState | None = None) -> Tensor:
+        """Return logits_BTV (fp32)."""
+        return self.logits(self.hidden(idx_BT, state))
+
+    def losses(self, idx_BT: Tensor, target_BT: Tensor) -> Tensor:
+        """Return the cross-entropy of each target in nats, fp32, shape BT; 0 where the target is -1."""
+        return softcapped_cross_entropy(self.hidden(idx_BT), self.head.weight, target_BT, self.config.softcap)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return every trained parameter once, grouped by the kind of update it gets.
+
+        AdamW's rates are given for width 768 and shrink with the square root of the width.
+        """
+        scale = (self.config.n_embd / 768) ** -0.5
+        return [
+            *self.matrix_groups(),
+            ParamGroup(kind="adamw", role="embedding", params={"embed.weight": self.embed.weight}, lr_scale=scale),
+            ParamGroup(kind="adamw", role="unembedding", params={"head.weight": self.head.weight}, lr_scale=scale),
+        ]
+
+    def num_params(self) -> int:
+        """Return the number of trained weights."""
+        return sum(p.numel() for p in self.parameters())

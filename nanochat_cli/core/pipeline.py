@@ -1,0 +1,247 @@
+"""Recipes: a named list of stages, run one after the other from the first that is not done.
+
+A recipe is a TOML file with a `[[stage]]` table per stage: the command it stands for, what it is for, and the
+command's config tables. Everything a stage makes tells by itself whether the stage is done, so a recipe that was
+interrupted, however, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_cli.core import config, events, files, launch, paths, planning, runs
+from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.settings import WORKER_CONFIGS
+
+FULL_MINUTES = 8.0
+"""Time that the step counts of a recipe are made for, on a machine of the recipe's `tokens_per_s`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a recipe. `options` holds the command's config tables."""
+
+    name: str
+    command: str
+    purpose: str
+    options: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe with its names settled: the run, and the corpus and tokenizer that bear the same name."""
+
+    name: str
+    about: str
+    run: str
+    seed: int
+    minutes: float | None
+    tokens_per_s: float | None
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage:
+        """Return a stage by name. Raises ConfigError that lists the names."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ConfigError(f"no stage in recipe {self.name}: {name}", hint=f"stages: {', '.join(names(self))}")
+
+
+def names(recipe: Recipe) -> list[str]:
+    """Return the names of a recipe's stages in order."""
+    return [stage.name for stage in recipe.stages]
+
+
+def recipe_names() -> list[str]:
+    """Return the recipes that come with the package."""
+    return sorted(path.stem for path in config.recipes_dir().glob("*.toml"))
+
+
+def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | None = None) -> Recipe:
+    """Return a recipe by name or path. The run is called as the recipe, with the seed if it is not 0."""
+    path = config.find_config_file(name)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"cannot read recipe {path}: {problem}") from problem
+    if not isinstance(tree.get("stage"), list):
+        raise ConfigError(f"not a recipe, it has no [[stage]]: {path}")
+    stages = tuple(
+        Stage(
+            name=table["name"],
+            command=table["command"],
+            purpose=table["purpose"],
+            options={key: value for key, value in table.items() if isinstance(value, dict)},
+        )
+        for table in tree["stage"]
+    )
+    return Recipe(
+        name=path.stem,
+        about=tree.get("about", ""),
+        run=paths.check_name("run", run or (path.stem if seed == 0 else f"{path.stem}-s{seed}")),
+        seed=seed,
+        minutes=minutes,
+        tokens_per_s=tree.get("tokens_per_s"),
+        stages=stages,
+    )
+
+
+def select(recipe: Recipe, *, first: str | None = None, last: str | None = None, skip: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe with only the stages from `first` to `last` that are not in `skip`."""
+    order = names(recipe)
+    for name in (first, last, *skip):
+        if name is not None:
+            recipe.stage(name)
+    start = order.index(first) if first else 0
+    stop = order.index(last) if last else len(order) - 1
+    kept = tuple(s for s in recipe.stages[start : stop + 1] if s.name not in skip)
+    return dataclasses.replace(recipe, stages=kept)
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+
+def run(recipe: Recipe, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
+    """Run every stage that is not done and return {stage: result}; stops early if asked to (`{"stopped": stage}`)."""
+    log = events.Listener(on_event)
+    outcome: dict[str, Any] = {}
+    for stage in recipe.stages:
+        if is_done(recipe, stage):
+            log.note(f"{stage.name}: done before")
+            continue
+        outcome[stage.name] = _run_stage(recipe, stage, log, on_event)
+        if "stopped" in outcome[stage.name]:
+            return {**outcome, "stopped": stage.name}
+    return outcome
+
+
+def is_done(recipe: Recipe, stage: Stage) -> bool:
+    """Return whether what the stage makes is there, whole."""
+    match stage.command.split():
+        case ["data", "synth"]:
+            return (paths.corpus_dir(recipe.run) / "manifest.json").is_file()
+        case ["tok", "train"]:
+            return (paths.tokenizer_dir(recipe.run) / "tokenizer.json").is_file()
+        case ["train", name]:
+            return runs.is_finished(runs.stage_dir(recipe.run, name))
+        case ["eval"]:
+            return runs.is_finished(runs.stage_dir(recipe.run, "eval"))
+        case ["report"]:
+            return _report_is_newest(paths.run_dir(recipe.run))
+        case _:
+            raise ConfigError(f"recipe {recipe.name} has an unknown command: {stage.command}")
+
+
+def _report_is_newest(folder: Path) -> bool:
+    page = folder / "report.html"
+    return page.is_file() and page.stat().st_mtime >= runs.touched(folder)
+
+
+def equivalent(recipe: Recipe, stage: Stage) -> str:
+    """Return the command that does the same as the stage, to type by hand."""
+    words = ["nanochat", *stage.command.split()]
+    match stage.command.split():
+        case ["data", "synth"] | ["tok", "train"]:
+            given = {**_flat_options(stage), **_own_names(recipe, stage)}
+            for key, value in given.items():
+                words += [f"--{key.replace('_', '-')}", str(value)]
+        case ["report"]:
+            words += ["--run", recipe.run]
+        case _:
+            words += ["--config", recipe.name, "--run", recipe.run]
+            if stage.command == "train base":
+                words += ["--data", recipe.run]
+            if recipe.seed:
+                words += ["--seed", str(recipe.seed)]
+    return shlex.join(words)
+
+
+def _own_names(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    if stage.command == "data synth":
+        return {"name": recipe.run, "seed": recipe.seed}
+    return {"input": recipe.run, "name": recipe.run}
+
+
+def _run_stage(
+    recipe: Recipe, stage: Stage, log: events.Log, on_event: Callable[[events.Event], None]
+) -> dict[str, Any]:
+    words = stage.command.split()
+    if words[0] in ("train", "eval"):
+        return _run_worker(recipe, stage, words[-1], on_event)
+    log.emit("stage", name=stage.name, purpose=stage.purpose, run=recipe.run)
+    given = _flat_options(stage)
+    if words == ["data", "synth"]:
+        from nanochat_cli.core.data import synth
+
+        corpus = synth.write(recipe.run, seed=recipe.seed, log=log, **given)
+        return {"documents": corpus.num_documents("train")}
+    if words == ["tok", "train"]:
+        from nanochat_cli.core.data import vocabulary
+
+        return vocabulary.train(vocabulary.make_plan([recipe.run], name=recipe.run, **given), log=log)
+    from nanochat_cli.core import report
+
+    return {"report": [str(path) for path in report.write(recipe.run, log=log)]}
+
+
+def _flat_options(stage: Stage) -> dict[str, Any]:
+    return {key: value for table in stage.options.values() for key, value in table.items()}
+
+
+def _run_worker(
+    recipe: Recipe, stage: Stage, name: str, on_event: Callable[[events.Event], None]
+) -> dict[str, Any]:
+    cfg = stage_config(recipe, stage, name)
+    if name in runs.STAGES:
+        cfg = _scaled(cfg, name, _scale(recipe, on_event))
+    resume = name in runs.STAGES and bool(runs.checkpoint_steps(runs.stage_dir(recipe.run, name)))
+    job = planning.make(name, cfg, resume=resume, command=equivalent(recipe, stage))
+    return launch.run(job, on_event)
+
+
+def stage_config(recipe: Recipe, stage: Stage, name: str) -> Any:
+    """Return a worker stage's config as the recipe, the project file, the environment and the recipe's run have it."""
+    cls = WORKER_CONFIGS[name]
+    flags: dict[str, Any] = {"compute.seed": recipe.seed}
+    if name == "base":
+        flags |= {"output.run": recipe.run, "corpus.data": recipe.run, "corpus.tokenizer": recipe.run}
+    else:
+        flags["source.run"] = recipe.run
+    own = {f"{section}.{key}": value for section, table in stage.options.items() for key, value in table.items()}
+    return config.resolve(cls, command=stage.command, flags={**own, **flags}).config
+
+
+def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
+    """Return the share of the recipe's steps that fit the time; measured once per run, then kept, so a rerun agrees."""
+    folder = runs.create(recipe.run)
+    facts = files.read_json(folder / "run.json", "the run's facts")
+    if "scale" in facts:
+        return facts["scale"]
+    scale = (recipe.minutes or FULL_MINUTES) / FULL_MINUTES
+    measured = None
+    if recipe.tokens_per_s:
+        base = next(s for s in recipe.stages if s.command == "train base")
+        job = planning.make("probe", stage_config(recipe, base, "base"), command="nanochat demo")
+        measured = launch.run(job, on_event)["tokens_per_s"]
+        scale *= min(1.0, measured / recipe.tokens_per_s)
+    facts |= {"scale": round(scale, 3), "recipe": recipe.name, "seed": recipe.seed, "measured_tokens_per_s": measured}
+    files.write_json(folder / "run.json", facts)
+    return facts["scale"]
+
+
+def _scaled(cfg: Any, name: str, scale: float) -> Any:
+    section = "rl" if name == "rl" else "horizon"
+    steps = getattr(cfg, section).num_iterations
+    return planning.with_values(cfg, section, num_iterations=max(2, round(steps * scale))) if steps else cfg
+
+
+def plan_rows(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Yield (stage, state, equivalent command) for a dry run."""
+    for stage in recipe.stages:
+        yield stage.name, "done" if is_done(recipe, stage) else "to do", equivalent(recipe, stage)

@@ -1,0 +1,101 @@
+"""Questions about the generated little world: keys never trained on, in wordings trained on or not."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from nanochat_cli.core.data.tinyworld import (
+    arithmetic,
+    chatter,
+    choice,
+    facts,
+    grading,
+    mixture,
+    spelling,
+    stories,
+    tales,
+)
+from nanochat_cli.core.data.tinyworld.items import Exchange, Item, Split
+from nanochat_cli.core.data.tinyworld.rng import Rng, stream
+from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.tasks.base import Task
+from nanochat_cli.core.tokenizer.conversation import Conversation
+
+FAMILIES = (
+    "add-1", "add-2", "add-3", "sub-2", "sub-3", "next-number", *spelling.KINDS, "facts", *stories.FAMILIES, "tell",
+    "chat", "follow-up", "choice",
+)  # fmt: skip
+PER_FAMILY = 200
+
+
+class TinyWorld(Task):
+    """`held` asks trained wordings about held-out keys, `held-wording` asks held-out wordings about them too."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "held", "held-wording")
+    held_out: ClassVar[tuple[str, ...]] = ("held", "held-wording")
+    max_reply_tokens: ClassVar[int] = 80
+
+    def __init__(
+        self, *, split: str = "held", size: int | None = None, seed: int = 0, families: tuple[str, ...] = FAMILIES
+    ) -> None:
+        """Opens the families given, interleaved; None for `size` gives each of them PER_FAMILY questions.
+
+        Raises ConfigError for an unknown family or split.
+        """
+        super().__init__(split=split, size=size, seed=seed)
+        for family in families:
+            if family not in FAMILIES:
+                raise ConfigError(f"unknown family: {family}", hint=f"choose from: {', '.join(FAMILIES)}")
+        self.families = families
+
+    def __len__(self) -> int:
+        return self.size or PER_FAMILY * len(self.families)
+
+    def family(self, i: int) -> str:
+        return self.families[i % len(self.families)]
+
+    def exchange(self, i: int) -> Exchange:
+        """Returns question `i` with its answer and what the shortcut says."""
+        family = self.family(i)
+        rng = stream(mixture.VERSION, self.seed, self.split, family, i // len(self.families))
+        split: Split = "train" if self.split == "train" else "held"
+        wording: Split = "held" if self.split == "held-wording" else "train"
+        if family == "chat":
+            return chatter.small_talk(rng, split, wording)
+        if family == "follow-up":
+            return chatter.follow_up(rng, split, wording)
+        return mixture.item_exchange(rng, draw(rng, family, split), wording)
+
+    def example(self, i: int) -> Conversation:
+        return mixture.conversation(self.exchange(i).turns)
+
+    def label(self, i: int) -> str | None:
+        return None if self.family(i) == "tell" else self.exchange(i).answer
+
+    def shortcut(self, i: int) -> str | None:
+        return self.exchange(i).shortcut or None
+
+    def grade(self, conversation: Conversation, reply: str) -> bool:
+        return grading.is_right(conversation.messages[-1].text, reply)
+
+
+def draw(rng: Rng, family: str, split: Split) -> Item:
+    """Returns one item of a family of single questions."""
+    kind, _, digits = family.partition("-")
+    if kind == "add":
+        return arithmetic.add(rng, split, int(digits))
+    if kind == "sub":
+        return arithmetic.subtract(rng, split, int(digits))
+    if family in spelling.KINDS:
+        return spelling.item(rng, split, family)
+    if family in stories.FAMILIES:
+        return stories.question_of(rng, split, family)
+    return {
+        "next-number": lambda: arithmetic.neighbour(rng, split),
+        "facts": lambda: facts.item(rng, split),
+        "tell": lambda: tales.item(rng, split),
+        "choice": lambda: choice.three_numbers(rng, split, direct=False),
+    }[family]()
+
+
+TASK = TinyWorld

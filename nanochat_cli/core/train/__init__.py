@@ -1,0 +1,1 @@
+"""Training: schedules, one loop, and a file per stage."""

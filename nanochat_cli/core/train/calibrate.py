@@ -1,0 +1,30 @@
+"""The start-up measurement as a stage of its own: how fast this machine would train a given model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanochat_cli.core import paths
+from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.events import Log
+from nanochat_cli.core.models import shape
+from nanochat_cli.core.models.build import build
+from nanochat_cli.core.runs import RunContext
+from nanochat_cli.core.settings import BaseTrainConfig
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.core.train import stage
+
+
+def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
+    """Measure the kernels that base training would choose from and return the best speed in tokens per second."""
+    tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or ""))
+    m, batch = cfg.model, stage.settled(cfg.batch)
+    net = shape.from_depth(
+        m.depth, tokenizer.vocab_size, m.max_seq_len or 0, n_embd=m.n_embd, n_head=m.n_head, n_kv_head=m.n_kv_head, arch=m.arch
+    )
+    planned = (cfg.horizon.num_iterations or 1) * batch.total
+    model = build(net, seed=cfg.compute.seed, device=dist.device)
+    how = stage.execution(
+        model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned
+    )
+    return {"tokens_per_s": max(how.tokens_per_s.values()), "measured": how.tokens_per_s}

@@ -1,0 +1,191 @@
+"""What all stages share: where a model comes from, how it computes, and what its checkpoints record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from nanochat_cli import __version__
+from nanochat_cli.core import checkpoint, config, files, optim, paths
+from nanochat_cli.core.checkpoint import Loaded, Meta
+from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.events import Log
+from nanochat_cli.core.models.base import LanguageModel
+from nanochat_cli.core.runs import RunContext
+from nanochat_cli.core.settings import BatchSection, ComputeSection, OptimSection, SaveSection, SourceSection
+from nanochat_cli.core.stepdirs import steps
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.core.train import loop, probe, schedule
+from nanochat_cli.core.train.hooks import Hook
+from nanochat_cli.core.train.probe import Execution
+
+_EXECUTION = "execution.json"
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Tokens per optimizer step over all processes, and rows per forward pass."""
+
+    total: int
+    device: int
+
+
+def settled(batch: BatchSection) -> BatchSize:
+    """Return the batch sizes that planning has settled. Raises ConfigError if it has not."""
+    if batch.total_batch_size is None or batch.device_batch_size is None:
+        raise ConfigError("the batch sizes are not settled", hint="start training through `nanochat train`")
+    return BatchSize(batch.total_batch_size, batch.device_batch_size)
+
+
+class StageConfig(Protocol):
+    """The sections that every training stage has."""
+
+    @property
+    def optim(self) -> OptimSection: ...
+    @property
+    def save(self) -> SaveSection: ...
+    @property
+    def compute(self) -> ComputeSection: ...
+
+
+def source_model(source: SourceSection, before: str, dist: Dist, log: Log) -> tuple[LanguageModel, Tokenizer, Meta]:
+    """Return the model that a stage starts from, its own tokenizer, and what it is."""
+    path = checkpoint.find(source.run, source.source, source.step, before=before, log=log)
+    model, tokenizer, meta = checkpoint.load_model(path, dist.device)
+    log.note(f"starting from {meta.run}/{meta.stage}, step {meta.step}")
+    return model, tokenizer, meta
+
+
+def resume_point(run: RunContext, log: Log) -> Loaded | None:
+    """Return the checkpoint to go on from; None on a first start, or if nothing had been saved yet."""
+    if not run.resume:
+        return None
+    if not steps(run.dir):
+        log.note("nothing was saved yet: starting from the beginning")
+        return None
+    return checkpoint.load(run.dir, log=log)
+
+
+def execution(
+    model: LanguageModel,
+    compute: ComputeSection,
+    run: RunContext,
+    dist: Dist,
+    log: Log,
+    *,
+    device_batch_size: int,
+    planned_tokens: int,
+) -> Execution:
+    """Return how this stage computes: as asked for, else as it did before a resume, else as measured by process 0."""
+    saved = run.dir / _EXECUTION
+    chosen = [0, 0, 0]
+    if dist.is_main:
+        if run.resume and saved.is_file():
+            compute = _as_before(compute, files.read_json(saved, "the stage's kernels"))
+        found = probe.choose(
+            model.config,
+            device_batch_size=device_batch_size,
+            threads=torch.get_num_threads(),
+            requested=compute,
+            cache_path=paths.cache_dir() / "probe.json",
+            log=log,
+            planned_tokens=planned_tokens,
+        )
+        files.write_json(saved, dataclasses.asdict(found))
+        if dist.world == 1:
+            return found
+        chosen = [int(found.dtype == "bf16"), int(found.attention == "matmul"), int(found.compile)]
+    bf16, matmul, compiled = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
+    return Execution(
+        dtype="bf16" if bf16 else "fp32", attention="matmul" if matmul else "fused", compile=bool(compiled), tokens_per_s={}
+    )
+
+
+def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSection:
+    """The automatic choices replaced by those made at the first start, so that a resumed run computes the same."""
+    precision = saved["dtype"] if compute.precision == "auto" else compute.precision
+    attention = saved["attention"] if compute.attention == "auto" else compute.attention
+    switch = ("on" if saved["compile"] else "off") if compute.compile == "auto" else compute.compile
+    return dataclasses.replace(compute, precision=precision, attention=attention, compile=switch)
+
+
+def adopt(model: LanguageModel, how: Execution) -> loop.Losses:
+    """Set the model's precision and attention, and return its loss function for training."""
+    model.set_precision(how.dtype)
+    model.set_attention(how.attention)
+    return torch.compile(model.losses, dynamic=False) if how.compile else model.losses
+
+
+def train(
+    cfg: StageConfig,
+    run: RunContext,
+    dist: Dist,
+    log: Log,
+    *,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    batches: loop.Batches,
+    num_steps: int,
+    tokens_per_step: int,
+    device_batch_size: int,
+    how: Execution,
+    hooks: Sequence[Hook],
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Run the loop on a model and return the result. `facts` (data, parent, horizon) go into every checkpoint."""
+    record = {
+        "format": 1,
+        "version": __version__,
+        "torch": torch.__version__,
+        "run": run.run,
+        "stage": run.stage,
+        "command": run.command,
+        "model": dataclasses.asdict(model.config),
+        "tokenizer": {"hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
+        "config": config.to_dict(cfg),
+        "execution": dataclasses.asdict(how),
+        "num_steps": num_steps,
+        "tokens_per_step": tokens_per_step,
+        "world": dist.world,
+        **facts,
+    }
+    resumed = resume_point(run, log)
+    if resumed is not None:
+        check_same(resumed, record)
+    job = loop.Job(
+        stage_dir=run.dir,
+        model=model,
+        losses=adopt(model, how),
+        optimizer=optim.build(model.param_groups(), cfg.optim, dist, precision=how.dtype),
+        batches=batches,
+        schedule=schedule.plan(num_steps, cfg.optim),
+        device_batch_size=device_batch_size,
+        tokenizer=tokenizer,
+        config=record,
+        seed=cfg.compute.seed,
+        grad_clip=cfg.optim.grad_clip,
+        save_every=cfg.save.save_every,
+        keep_last=cfg.save.keep_last,
+        hooks=hooks,
+    )
+    outcome = loop.train(job, dist, log, resumed)
+    return outcome if "stopped" in outcome else {**outcome, "num_params": model.num_params()}
+
+
+def check_same(resumed: Loaded, record: Mapping[str, Any]) -> None:
+    """Raise an error naming what changed since the checkpoint, if going on would not be the same training."""
+    if resumed.config.get("tokenizer", {}).get("hash") != record["tokenizer"]["hash"]:
+        raise checkpoint.wrong_tokenizer(record["tokenizer"]["hash"], resumed.config, resumed.path)
+    old = {**resumed.config, "data": resumed.config.get("data", {}).get("fingerprint")}
+    new = {**record, "data": record.get("data", {}).get("fingerprint")}
+    for key in ("model", "data", "tokens_per_step", "num_steps", "parent"):
+        if old.get(key) != new.get(key):
+            raise ConfigError(
+                f"{key} differs from what this run was started with, so it cannot be resumed: {new.get(key)}",
+                hint=f"it was {old.get(key)}; restore that, or train into a new run",
+            )

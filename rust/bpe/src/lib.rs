@@ -1,0 +1,15 @@
+//! Byte-level BPE for nanochat: an exact hand-written splitter, a deterministic trainer and a fast encoder.
+//!
+//! Plain Rust on `std` alone. The Python module is the thin layer in `py.rs`, behind the feature `python`.
+//! The way of the data: text → [`split`] → [`count`] → [`train`] → tokens → [`encode`] → ids.
+
+pub mod count;
+pub mod encode;
+mod hash;
+#[cfg(feature = "python")]
+mod py;
+pub mod split;
+pub mod train;
+pub mod unicode;
+#[allow(missing_docs)]
+mod unicode_ranges;

@@ -1,0 +1,215 @@
+//! The split pattern of nanochat, written by hand: same pieces as the regular expression, without an engine.
+//!
+//! The pattern, with k digits at most in a piece:
+//!
+//! ```text
+//! '(?i:[sdmt]|ll|ve|re) | [^\r\n\p{L}\p{N}]?+\p{L}+ | \p{N}{1,k} | ?[^\s\p{L}\p{N}]++[\r\n]* | \s*[\r\n] | \s+(?!\S) | \s+
+//! ```
+//!
+//! Each piece depends on nothing to its left, and every byte falls into exactly one piece.
+
+use crate::unicode::{Class, ascii_class, class_of};
+
+/// The largest number of digits in one piece: 2 for nanochat, 3 in GPT-4's style, 1 for a token per digit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Splitter {
+    /// Digits of any script, counted in characters; at least 1.
+    pub max_digits: usize,
+}
+
+impl Splitter {
+    /// Iterates over the pieces of `text`, left to right.
+    pub fn pieces<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> + use<'t> {
+        let splitter = *self;
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            (start < text.len()).then(|| {
+                let end = splitter.piece_end(text, start);
+                let piece = &text[start..end];
+                start = end;
+                piece
+            })
+        })
+    }
+
+    /// Where the piece that starts at byte `start` (inside `text`, on a character) ends.
+    pub fn piece_end(&self, text: &str, start: usize) -> usize {
+        let (class, width) = class_at(text, start);
+        let second = start + width;
+        let bytes = text.as_bytes();
+        if bytes[start] == b'\''
+            && let Some(length) = contraction(&bytes[second..])
+        {
+            return second + length;
+        }
+        match class {
+            Class::Letter => skip(text, second, Class::Letter),
+            Class::Number => self.number_end(text, second),
+            Class::Newline => space_end(text, start),
+            _ => {
+                let next = (second < text.len()).then(|| class_at(text, second).0);
+                match (class, next) {
+                    (_, Some(Class::Letter)) => skip(text, second, Class::Letter),
+                    (Class::Other, _) => symbols_end(text, second),
+                    (_, Some(Class::Other)) if bytes[start] == b' ' => symbols_end(text, second),
+                    _ => space_end(text, start),
+                }
+            }
+        }
+    }
+
+    fn number_end(&self, text: &str, mut at: usize) -> usize {
+        for _ in 1..self.max_digits {
+            match next_class(text, at) {
+                Some((Class::Number, width)) => at += width,
+                _ => break,
+            }
+        }
+        at
+    }
+}
+
+/// Class and width in bytes of the character at byte `at`.
+fn class_at(text: &str, at: usize) -> (Class, usize) {
+    let byte = text.as_bytes()[at];
+    if byte < 0x80 {
+        return (ascii_class(byte), 1);
+    }
+    let c = text[at..].chars().next().expect("a character starts here");
+    (class_of(c), c.len_utf8())
+}
+
+fn next_class(text: &str, at: usize) -> Option<(Class, usize)> {
+    (at < text.len()).then(|| class_at(text, at))
+}
+
+/// First byte at or after `at` whose character is not of `class`.
+fn skip(text: &str, mut at: usize, class: Class) -> usize {
+    while let Some((found, width)) = next_class(text, at)
+        && found == class
+    {
+        at += width;
+    }
+    at
+}
+
+/// A run of symbols takes the line breaks behind it along.
+fn symbols_end(text: &str, at: usize) -> usize {
+    skip(text, skip(text, at, Class::Other), Class::Newline)
+}
+
+/// Length of a contraction's letters at the start of `rest`, which follows an apostrophe.
+fn contraction(rest: &[u8]) -> Option<usize> {
+    let lower = |i: usize| rest.get(i).map(u8::to_ascii_lowercase);
+    match (lower(0)?, lower(1)) {
+        (b's' | b'd' | b'm' | b't', _) => Some(1),
+        (b'l', Some(b'l')) | (b'v' | b'r', Some(b'e')) => Some(2),
+        // Unicode case folding makes the long s (U+017F, bytes C5 BF) an s.
+        (0xc5, Some(0xbf)) => Some(2),
+        _ => None,
+    }
+}
+
+/// End of a piece of white space that starts at `start`.
+fn space_end(text: &str, start: usize) -> usize {
+    let mut at = start;
+    let mut last = start; // where the last character of the run starts
+    let mut after_newline = None;
+    while let Some((class, width)) = next_class(text, at)
+        && class.is_space()
+    {
+        last = at;
+        at += width;
+        if class == Class::Newline {
+            after_newline = Some(at);
+        }
+    }
+    match after_newline {
+        Some(end) => end,
+        // The last blank before a word is left to the word.
+        None if at < text.len() && last > start => last,
+        None => at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row is a text cut at its `|`, for at most two digits.
+    const ROWS: &[&str] = &[
+        "I|'m",
+        "don|'t",
+        "x|'s|x",
+        "'ll|ama",
+        "'T|is",
+        "''|s",
+        " '|s",
+        "\t|'s",
+        "x|'ſ|x",
+        "x|’s",
+        "x|'RE|x",
+        "'vE",
+        "'lx",
+        "_foo",
+        "__|foo",
+        "\u{a0}foo",
+        ".a",
+        "..|a",
+        "foo| bar",
+        "foo| | bar",
+        "foo|  | bar",
+        "\t|\tfoo",
+        " |1",
+        " | |12",
+        "12|34|56",
+        "1|,|00|0",
+        "\u{661}\u{662}|\u{663}",
+        "\u{bd}1",
+        "中文|12|3",
+        "!!\n\n",
+        "!!\n| \n",
+        "!!| \n",
+        " !!",
+        "  |\t|!",
+        "foo| \n|  ",
+        "foo| \n  \n",
+        "  \n\n| | foo",
+        "\r\r| x",
+        "a|\r\n|b",
+        " \n|\u{a0}x",
+        "\u{a0}|\u{a0}|!",
+        " |\u{a0}|!",
+        "\u{85}\n",
+        "a|\u{85}b",
+        "e|\u{301}\u{301}",
+        "\u{301}a",
+        "\u{200b}foo",
+        "\u{2028}|\u{2028}x",
+        "\u{3000}中文",
+        " 😀",
+        "   ",
+        "\n",
+        "a",
+    ];
+
+    fn split(text: &str, max_digits: usize) -> Vec<&str> {
+        Splitter { max_digits }.pieces(text).collect()
+    }
+
+    #[test]
+    fn known_splits() {
+        for row in ROWS {
+            let want: Vec<&str> = row.split('|').collect();
+            assert_eq!(split(&want.concat(), 2), want, "{row:?}");
+        }
+        assert_eq!(split("", 2), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn digits_per_piece() {
+        assert_eq!(split("12345", 1), ["1", "2", "3", "4", "5"]);
+        assert_eq!(split("12345", 2), ["12", "34", "5"]);
+        assert_eq!(split("12345", 3), ["123", "45"]);
+    }
+}

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nanochat_cli.core import paths
+from nanochat_cli.core.data import importer, vocabulary
+from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
+from nanochat_cli.core.tokenizer import library
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+
+LINES = [f"line {i}: {'the quick brown fox and the lazy dog ' * (i % 5)}{i * 7919}" for i in range(400)]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(f'{{"text": "{line}"}}\n' for line in LINES))
+    return path
+
+
+def test_on_a_corpus(text: Path) -> None:
+    corpus = importer.add_files([text], "fox", val_fraction=0.1)
+    plan = vocabulary.make_plan(["fox"], vocab=280)
+    assert (plan.name, plan.folder, plan.pattern) == ("fox", paths.tokenizer_dir("fox"), "digit")
+    facts = vocabulary.train(plan)
+    tokenizer = library.open("fox")
+    documents = [document for group in corpus.documents("train") for document in group]
+    held_out = [document for group in corpus.documents("val") for document in group]
+    assert (facts["hash"], facts["vocab_size"]) == (tokenizer.hash, 280)
+    assert facts["documents"] == len(documents) < len(LINES), "validation documents are not trained on"
+    assert facts["tokens"] == sum(len(tokenizer.encode(document)) for document in documents)
+    assert facts["bytes_per_token"] == pytest.approx(len("".join(documents).encode()) / facts["tokens"])
+    assert facts["held_out_bytes_per_token"] == pytest.approx(
+        len("".join(held_out).encode()) / sum(len(tokenizer.encode(document)) for document in held_out)
+    )
+
+
+def test_without_input_the_newest_corpus(text: Path) -> None:
+    importer.add_files([text], "older")
+    importer.add_files([text], "newer")
+    assert vocabulary.make_plan(vocab=280).name == "newer"
+
+
+def test_on_files(text: Path) -> None:
+    facts = vocabulary.train(vocabulary.make_plan([str(text)], name="own", vocab=280, pattern="gpt4"))
+    assert facts["documents"] == len(LINES)
+    assert facts["held_out_bytes_per_token"] is None
+    assert library.open("own").hash == Tokenizer.train(LINES, 280, pattern="gpt4").hash
+
+
+def test_limits_on_the_text(text: Path) -> None:
+    facts = vocabulary.train(vocabulary.make_plan([str(text)], name="cut", vocab=265, doc_cap=5, max_chars=100))
+    assert (facts["documents"], facts["text_bytes"]) == (21, 105), "the document that crosses the limit is the last"
+
+
+def test_sizes_in_proportion() -> None:
+    sizes = [0, 10**5, 10**6, 4_100_000, 10**7, 10**8, 10**12]
+    assert [vocabulary.automatic_vocab_size(size) for size in sizes] == [512, 512, 512, 4096, 8192, 65536, 65536]
+
+
+def test_what_does_not_fit_is_told_before_any_work(text: Path) -> None:
+    with pytest.raises(MissingArtifact, match="no corpus yet"):
+        vocabulary.make_plan(vocab=280)
+    with pytest.raises(ConfigError, match="smaller than 265"):
+        vocabulary.make_plan([str(text)], name="x", vocab=264)
+    with pytest.raises(ConfigError, match="needs a name") as caught:
+        vocabulary.make_plan([str(text)], vocab=280)
+    assert caught.value.hint == "add --name NAME"
+    with pytest.raises(MissingArtifact, match="no such corpus: absent"):
+        vocabulary.make_plan(["absent"], vocab=280)
+    with pytest.raises(DataError, match=r"no such file: absent\.txt"):
+        vocabulary.make_plan(["absent.txt"], name="x", vocab=280)
+    with pytest.raises(ConfigError, match="not a tokenizer name"):
+        vocabulary.make_plan([str(text)], name="../x", vocab=280)
+
+
+def test_a_name_that_is_taken(text: Path) -> None:
+    vocabulary.train(vocabulary.make_plan([str(text)], name="own", vocab=280))
+    with pytest.raises(ConfigError, match="already: own"):
+        vocabulary.make_plan([str(text)], name="own", vocab=290)
+    vocabulary.train(vocabulary.make_plan([str(text)], name="own", vocab=290, force=True))
+    assert library.open("own").vocab_size == 290
+
+
+def test_the_library(text: Path) -> None:
+    with pytest.raises(MissingArtifact, match="no tokenizer yet"):
+        library.open()
+    for name in ("b", "a"):
+        vocabulary.train(vocabulary.make_plan([str(text)], name=name, vocab=280))
+    assert library.names() == ["a", "b"]
+    assert library.find() == paths.tokenizer_dir("a")
+    assert library.open(str(paths.tokenizer_dir("b"))).vocab_size == 280
+    with pytest.raises(MissingArtifact, match="no such tokenizer: c") as caught:
+        library.open("c")
+    assert caught.value.hint == "tokenizers here: a, b"

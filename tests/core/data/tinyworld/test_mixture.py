@@ -1,0 +1,121 @@
+"""Documents and conversations as a whole: fixed for ever, free of held keys, short enough."""
+
+import hashlib
+import re
+import time
+from functools import cache
+
+from nanochat_cli.core.data.tinyworld import arithmetic, chat, document, facts, spelling
+from nanochat_cli.core.data.tinyworld.asking import capital
+from nanochat_cli.core.data.tinyworld.chatter import fillers
+from nanochat_cli.core.data.tinyworld.items import is_held
+from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIGHTS
+from nanochat_cli.core.data.tinyworld.tales import topic_is_held
+from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
+
+GOLDEN_DOCUMENTS = "?"
+GOLDEN_CHATS = {"mid": "?", "sft": "?"}
+
+
+def sha256(texts: list[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode("utf-8")).hexdigest()
+
+
+def flat(seed: int, i: int, stage: str) -> str:
+    """A conversation as one text."""
+    return "\n".join(f"{message.role}: {message.text}" for message in chat(seed, i, stage).messages)
+
+
+@cache
+def trained() -> str:
+    """A large sample of everything a model is trained on."""
+    parts = [document(0, i) for i in range(6000)]
+    parts += [flat(0, i, stage) for stage in ("mid", "sft") for i in range(4000)]
+    return "\n".join(parts)
+
+
+def test_documents_are_golden() -> None:
+    assert sha256([document(0, i) for i in range(1000)]) == GOLDEN_DOCUMENTS
+
+
+def test_chats_are_golden() -> None:
+    assert {stage: sha256([flat(0, i, stage) for i in range(1000)]) for stage in ("mid", "sft")} == GOLDEN_CHATS
+
+
+def test_documents_do_not_depend_on_order_or_neighbours() -> None:
+    forward = [document(3, i) for i in range(50)]
+    assert [document(3, i) for i in reversed(range(50))] == forward[::-1]
+    assert document(4, 0) != document(3, 0)
+
+
+def test_text_is_plain_ascii_without_clumsy_articles() -> None:
+    text = trained()
+    assert text.isascii()
+    before = "has|have|finds|gets|sees|with|is|about|and|hear|need|of|such"
+    assert not re.search(rf"\b({before}) a [aeio]\w", text), re.search(rf".*\b({before}) a [aeio]\w.*", text)
+    assert "{" not in text and "  " not in text
+
+
+def test_no_held_sum_or_difference_is_worked() -> None:
+    for a, op, b in re.findall(r"(?<![\d+])(\d+)([+-])(\d+):", trained()):
+        held = arithmetic.sum_is_held if op == "+" else arithmetic.difference_is_held
+        assert not held(int(a), int(b)), (a, op, b)
+
+
+def test_no_held_word_is_put_to_its_held_use() -> None:
+    text = trained()
+    labels = ("Spell ", "Count . in ", "First letter of ", "Last letter of ", "Length of ")
+    for kind, label in zip(spelling.KINDS, labels, strict=True):
+        used = set(re.findall(rf"{label}(\w+):", text))
+        assert used and not used & set(spelling.words_for(kind, "held")), kind
+
+
+def test_no_held_number_topic_or_guest_is_met() -> None:
+    text = trained()
+    for where, n in re.findall(r"(After|Before) (\d+): \d+\.", text):
+        assert not is_held("next", f"{n}{'+' if where == 'After' else '-'}")
+    assert not any(re.search(rf"\b{name}\b", text) for name in fillers("g", "held"))
+    for person, thing in re.findall(r"about (\w+) and a (\w+)", text):
+        assert not topic_is_held(person, thing)
+
+
+def test_held_facts_are_told_but_never_asked_for() -> None:
+    text = trained()
+    lower, told = text.lower(), 0
+    for relation, x, y in facts.keys_for("held"):
+        for wording in WORDINGS[f"fact-{relation.name}"][0]:
+            asked = wording.format(x=x).lower().rstrip("?.")
+            assert not re.search(rf"(?<!\w){re.escape(asked)}(?!\w)", lower) or asked == f"{relation.label} {x}".lower()
+        told += any(capital(way.format(x=x, y=y)) in text for way in relation.statements)
+    assert told > 0.4 * len(facts.keys_for("held"))
+
+
+def test_no_held_wording_is_used() -> None:
+    text = trained().lower()
+    for name in ("add", "sub", "spell", "count", "who", "where", "what"):
+        for wording in WORDINGS[name][1]:
+            pattern = re.sub(r"\\\{\w\\\}", r"\\w+", re.escape(wording.lower().rstrip("?.")))
+            assert not re.search(rf"(?m)(^|[.!?:] ){pattern}([.?]| \w+:|$)", text), wording
+
+
+def test_weights_add_up_and_choice_is_open_only_in_fine_tuning() -> None:
+    assert sum(DOCUMENT_WEIGHTS.values()) == 1000
+    assert {stage: sum(w.values()) for stage, w in CHAT_WEIGHTS.items()} == {"mid": 1000, "sft": 1000}
+    assert not any("The sum is" in document(0, i) for i in range(3000))
+    sft = "\n".join(flat(0, i, "sft") for i in range(3000))
+    assert sft.count("The sum is") > 50 and len(re.findall(r"assistant: \d+\+\d+\+\d+:", sft)) > 30
+
+
+def test_conversations_are_valid_and_short() -> None:
+    for stage in ("mid", "sft"):
+        for i in range(500):
+            conversation = chat(1, i, stage).validate()
+            assert conversation.messages[-1].role == "assistant"
+            assert sum(len(m.text) for m in conversation.messages) < 520
+
+
+def test_generation_is_fast_enough_for_a_demo() -> None:
+    start = time.process_time()
+    for i in range(2000):
+        document(9, i)
+    assert time.process_time() - start < 1.0  # sixty thousand must take seconds, not minutes

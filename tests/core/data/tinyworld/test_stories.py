@@ -1,0 +1,69 @@
+"""The answers to story questions, checked by reading the sentences again."""
+
+import re
+
+import pytest
+
+from nanochat_cli.core.data.tinyworld import stories
+from nanochat_cli.core.data.tinyworld.rng import Rng
+
+
+def read(text: str) -> tuple[dict[str, str], dict[str, str]]:
+    """(who holds each thing, where each person is) after the sentences of a story."""
+    holder: dict[str, str] = {}
+    place: dict[str, str] = {}
+    for sentence in re.split(r"\. ", text.rstrip(".")):
+        if match := re.search(r"(\w+) has a (\w+)$", sentence):
+            holder[match[2]] = match[1]
+        elif match := re.search(r"[Tt]he (\w+) belongs to (\w+)$", sentence):
+            holder[match[1]] = match[2]
+        elif match := re.search(r"(\w+) gives the (\w+) to (\w+)$", sentence):
+            assert holder[match[2]] == match[1], sentence
+            holder[match[2]] = match[3]
+        elif match := re.search(r"(\w+) (?:is at|goes to) the (\w+)$", sentence):
+            place[match[1]] = match[2]
+    return holder, place
+
+
+@pytest.mark.parametrize("split", ["train", "held"])
+def test_answers_agree_with_the_sentences(split: str) -> None:
+    rng, seen = Rng(2), set()
+    for _ in range(600):
+        text, items = stories.tell(rng, split)
+        holder, place = read(text)
+        for item in items:
+            seen.add(item.family)
+            if item.wording == "who":
+                assert item.answer == holder[item.slots["o"]]
+            elif item.wording == "where":
+                assert item.answer == place[item.slots["n"]]
+            else:
+                held = [thing for thing, name in holder.items() if name == item.slots["n"]]
+                assert [item.answer] == (held or ["nothing"])
+    assert seen == set(stories.FAMILIES)
+
+
+def test_training_stories_never_hold_a_held_pair() -> None:
+    rng = Rng(6)
+    for _ in range(1500):
+        text, _ = stories.tell(rng, "train")
+        pairs = re.findall(r"(\w+) has a (\w+)", text) + re.findall(r"(\w+) (?:is at|goes to) the (\w+)", text)
+        pairs += [(b, a) for a, b in re.findall(r"he (\w+) (?:belongs )?to (\w+)", text)]
+        assert not any(stories.pair_is_held(*pair) for pair in pairs)
+
+
+def test_held_questions_are_about_held_pairs() -> None:
+    rng = Rng(7)
+    for family in stories.FAMILIES:
+        item = stories.question_of(rng, "held", family)
+        assert item.family == family
+        if item.wording == "who":
+            assert stories.pair_is_held(item.answer, str(item.slots["o"]))
+
+
+def test_the_shortcut_is_right_only_without_events() -> None:
+    rng = Rng(8)
+    still = [stories.question_of(rng, "held", "story/who") for _ in range(30)]
+    moved = [stories.question_of(rng, "held", "story/who-moved") for _ in range(30)]
+    assert all(item.shortcut == item.answer for item in still)
+    assert not any(item.shortcut == item.answer for item in moved)

@@ -1,0 +1,142 @@
+"""Starting workers: what they are given, what their end means, and how they are stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat_cli.core import errors, launch, runs
+from nanochat_cli.core.errors import ConfigError, Diverged, NanochatError
+from nanochat_cli.core.settings import BaseTrainConfig
+
+HEAD = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1]).parent
+def emit(kind, **fields):
+    with (folder / "events.jsonl").open("a") as f:
+        f.write(json.dumps({"kind": kind, "time": time.time(), **fields}) + "\\n")
+def done(**fields):
+    (folder / "result.json").write_text(json.dumps(fields))
+"""
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace the worker by a few lines of Python."""
+
+    def use(code: str) -> None:
+        argv = [sys.executable, "-c", HEAD + code]
+        monkeypatch.setattr(launch, "worker_argv", lambda path, procs: [*argv, str(path)])
+
+    return use
+
+
+def plan(run: str = "r", **kwargs: Any) -> launch.Plan:
+    return launch.plan("base", run, BaseTrainConfig(), command="nanochat train base", **kwargs)
+
+
+def test_events_and_result_come_back(worker: Any) -> None:
+    worker("emit('note', text='hello'); emit('step', step=1, num_steps=1); done(loss=1.5)")
+    seen: list[Any] = []
+    assert launch.run(plan(), seen.append) == {"loss": 1.5}
+    assert [e["kind"] for e in seen] == ["note", "step"]
+    saved = json.loads((runs.stage_dir("r", "base") / "config.json").read_text())
+    assert saved["config"]["model"]["depth"] == 4
+    assert launch.saved_config("base", "r") == BaseTrainConfig()
+
+
+def test_the_first_failing_rank_is_the_cause(worker: Any) -> None:
+    worker(
+        "for rank, kind, at in ((1, 'NanochatError', 9.0), (0, 'Diverged', 5.0)):\n"
+        "    record = {'time': at, 'rank': rank, 'type': kind, 'message': f'from {rank}', 'hint': 'try this'}\n"
+        "    (folder / f'error-rank{rank}.json').write_text(json.dumps(record))\n"
+        "sys.exit(5)"
+    )
+    with pytest.raises(Diverged, match="from 0") as caught:
+        launch.run(plan(), lambda _: None)
+    assert caught.value.hint == "try this"
+
+
+def test_a_bug_and_a_silent_end_have_the_bug_code(worker: Any) -> None:
+    worker("sys.exit(3)")
+    with pytest.raises(NanochatError, match="exit code 3") as caught:
+        launch.run(plan(), lambda _: None)
+    assert caught.value.exit_code == errors.EXIT_BUG
+
+
+def test_a_killed_worker_is_named(worker: Any) -> None:
+    worker("os.kill(os.getpid(), 9)")
+    with pytest.raises(NanochatError, match="ended by SIGKILL"):
+        launch.run(plan(), lambda _: None)
+
+
+WAIT_FOR_STOP = """
+emit('note', text='ready')
+for _ in range(400):
+    if (folder / 'stop').exists():
+        emit('stopped', step=7)
+        sys.exit(0)
+    time.sleep(0.02)
+"""
+
+
+def test_ctrl_c_asks_the_worker_to_stop_and_save(worker: Any) -> None:
+    worker(WAIT_FOR_STOP)
+    told: list[str] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        told.append(event.get("text", event["kind"]))
+        if event.get("text") == "ready":
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    assert launch.run(plan(), on_event) == {"stopped": 7}
+    assert any("press Ctrl-C again" in text for text in told)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_leaves_at_once(worker: Any) -> None:
+    worker("emit('note', text='ready'); time.sleep(60)")
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event.get("text") == "ready" or "stopping" in event.get("text", ""):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    began = time.monotonic()
+    with pytest.raises(launch.Interrupted) as caught:
+        launch.run(plan(), on_event)
+    assert time.monotonic() - began < 20
+    assert caught.value.exit_code == 130
+
+
+def test_an_existing_stage_is_never_overwritten(worker: Any) -> None:
+    worker("done(loss=1.0)")
+    launch.run(plan(), lambda _: None)
+    with pytest.raises(ConfigError, match="stage base of run r is finished") as caught:
+        plan()
+    assert "--resume" in (caught.value.hint or "")
+    assert "--run" in (caught.value.hint or "")
+    assert plan(resume=True).resume
+
+
+def test_one_process_is_plain_python_and_several_are_torchrun() -> None:
+    path = Path("c.json")
+    assert launch.worker_argv(path, 1) == [sys.executable, "-m", "nanochat_cli.worker", "c.json"]
+    many = launch.worker_argv(path, 3)
+    assert many[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert "--nproc-per-node=3" in many
+
+
+def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "available_cores", lambda: 8)
+    compute = BaseTrainConfig().compute
+    assert launch.worker_env(compute, 1)["OMP_NUM_THREADS"] == "8"
+    assert launch.worker_env(compute, 3)["OMP_NUM_THREADS"] == "2"
