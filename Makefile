@@ -27,6 +27,7 @@ setup: $(STAMP)
 
 # Quick when nothing changed: only the build files and the Rust sources make a new install necessary.
 $(STAMP): pyproject.toml rust/bpe/Cargo.toml $(wildcard rust/bpe/src/*.rs)
+	@echo "setting up $(VENV): a few minutes the first time, mostly for torch"
 	@$(call need,$(PYTHON),no Python 3.11 or newer found,install one$(,) or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS))
 	@$(call need,$(CARGO),no Rust compiler found: cargo,install Rust 1.85 or newer with your package manager or rustup)
 	@$(call need,cc,no C compiler found: cc,install one$(,) for example: apt install build-essential)

@@ -7,12 +7,10 @@ import typer
 from nanochat_cli.commands._options import App, leaf
 from nanochat_cli.core import config
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.runs import STAGES
-from nanochat_cli.core.settings import WORKER_CONFIGS
+from nanochat_cli.core.settings import COMMAND_CONFIGS
 from nanochat_cli.output import Output
 
 app = App("Show every option of a command and where its value comes from.")
-_CLASSES = {f"train {stage}": WORKER_CONFIGS[stage] for stage in STAGES} | {"eval": WORKER_CONFIGS["eval"]}
 
 
 @app.callback()
@@ -30,9 +28,9 @@ def show(
 ) -> None:
     """Print the options of a command as they would be used."""
     words = " ".join(command)
-    if words not in _CLASSES:
-        raise ConfigError(f"no config for command: {words}", hint=f"choose one of: {', '.join(_CLASSES)}")
-    cls = _CLASSES[words]
+    if words not in COMMAND_CONFIGS:
+        raise ConfigError(f"no config for command: {words}", hint=f"choose one of: {', '.join(COMMAND_CONFIGS)}")
+    cls = COMMAND_CONFIGS[words]
     resolved = config.resolve(cls, command=words, sets=sets or (), files=config_files or ())
     values = config.flatten(config.to_dict(resolved.config), "config")
     rows = [(o.path, _shown(values[o.path], out), resolved.origin[o.path], o.env, o.help) for o in config.options(cls)]

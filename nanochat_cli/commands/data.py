@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
-from nanochat_cli.core import events
+from nanochat_cli.core import events, paths
 from nanochat_cli.core.data import corpus as corpora
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.settings import AddConfig, SynthConfig
@@ -34,7 +34,7 @@ def synth(cfg: SynthConfig, out: Output, force: ForceOpt = False, dry_run: DryRu
     if dry_run:
         out.result(
             {"name": want.name, "documents": want.documents, "chats": want.chats, "seed": want.seed},
-            title=f"would generate a corpus in {corpora.paths.corpus_dir(want.name)}",
+            title=f"would generate a corpus in {paths.corpus_dir(want.name)}",
         )
         return
     with out.watch() as watcher:
@@ -72,7 +72,7 @@ def add(
     if dry_run:
         found = importer.find(files)
         out.table(("file", "kind", "bytes"), [(str(p), importer.kind(p), p.stat().st_size) for p in found.files])
-        out.note(f"would make corpus {name} in {corpora.paths.corpus_dir(name)}")
+        out.note(f"would make corpus {name} in {paths.corpus_dir(name)}")
         return
     with out.watch() as watcher:
         made = importer.add_files(

@@ -9,7 +9,7 @@ import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf
 from nanochat_cli.core import files, paths, pipeline, runs
-from nanochat_cli.output import Output, duration
+from nanochat_cli.output import Output
 
 app = App("Train a small model from nothing, offline, and talk to it.", single=True)
 
@@ -64,7 +64,7 @@ def demo(
     if out.json_mode:
         out.json({**summary, "exchanges": exchanges, "stages": outcome})
         return
-    _show(summary, recipe, out)
+    _show(summary, exchanges, recipe, out)
     if chat if chat is not None else sys.stdin.isatty() and Output.on_terminal(sys.stdout):
         from nanochat_cli.commands.chat import talk
 
@@ -85,3 +85,52 @@ def follow(recipe: pipeline.Recipe, out: Output) -> dict[str, Any]:
     if "stopped" in outcome:
         out.hint(f"go on with: {shlex.join(['nanochat', *sys.argv[1:]])}")
     return outcome
+
+
+def _summary(run: str) -> dict[str, Any]:
+    """Return what the last evaluation found, in the run's own words."""
+    folder = runs.stage_dir(run, "eval")
+    stage = runs.stages_with_model(run)[-1]
+    return {
+        "run": run,
+        "report": str(paths.run_dir(run) / "report.html"),
+        **files.read_json(folder / f"{stage}.json", "the evaluation"),
+    }
+
+
+def _exchanges(run: str, out: Output) -> list[dict[str, str]]:
+    """Ask the fresh model a few questions, greedily, and return what was said."""
+    from nanochat_cli.core import checkpoint
+    from nanochat_cli.core.engine.session import Sampling, Session
+
+    model, tokenizer, meta = checkpoint.load_model(checkpoint.find(run))
+    session = Session(model, tokenizer, Sampling(temperature=0.0))
+    out.note(f"a few real exchanges with {meta.run}/{meta.stage}, step {meta.step}")
+    said = []
+    for question in QUESTIONS:
+        session.clear()
+        said.append({"user": question, "assistant": "".join(session.ask(question))})
+    return said
+
+
+def _show(summary: dict[str, Any], exchanges: list[dict[str, str]], recipe: pipeline.Recipe, out: Output) -> None:
+    """Show the figures per family, the exchanges, and where to go on."""
+    for task in summary.get("tasks", ()):
+        rows = [
+            (name, f"{s['correct']} of {s['total']}", f"{s['accuracy']:.0%}", _baseline(s))
+            for name, s in task["families"].items()
+        ]
+        out.table(
+            ("family", "right", "", "always the same answer / shortcut"), rows, title=f"{task['task']}, {task['split']}"
+        )
+        out.text("")
+    for exchange in exchanges:
+        out.text(f"you        {exchange['user']}\nassistant  {exchange['assistant']}\n")
+    out.result({"report": summary["report"], "talk to it": f"nanochat chat --run {recipe.run}"})
+
+
+def _baseline(score: dict[str, Any]) -> str:
+    total = max(1, score["total"])
+    shortcut = f" / {score['shortcut'] / total:.0%}" if score.get("shortcut") is not None else ""
+    majority = f"{score['majority'] / total:.0%}" if score.get("majority") is not None else "-"
+    return f"{majority}{shortcut}"

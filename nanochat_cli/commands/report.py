@@ -26,7 +26,7 @@ def report(
     show: Annotated[bool, typer.Option("--print", help="Print the Markdown instead of where the files are.")] = False,
 ) -> None:
     """Write report.md and report.html: curves, stages, scores, samples, settings and how to repeat it all."""
-    from nanochat_cli.core.report.write import write_report
+    from nanochat_cli.core.report.card import write_report
 
     written = write_report(find_run(run), into)
     if show and not out.json_mode:

@@ -137,7 +137,8 @@ def resolve(
     project = project_file if project_file is not None else Path(PROJECT_FILE)
     if project.is_file():
         for path, raw in read_config_file(project, command).items():
-            take(path, raw, str(project))
+            if path in known or path not in _keys_of_all_commands():
+                take(path, raw, str(project))
     for name in files:
         found = find_config_file(name)
         for path, raw in read_config_file(found, command).items():
@@ -154,6 +155,13 @@ def resolve(
             raise ConfigError(f"--set needs section.key=value: {text}")
         take(path.strip(), raw.strip(), "--set")
     return Resolved(build(cls, values), origin)
+
+
+def _keys_of_all_commands() -> set[str]:
+    """The project file serves every command: keys of other commands are no mistake."""
+    from nanochat_cli.core.settings import COMMAND_CONFIGS
+
+    return {option.path for cls in COMMAND_CONFIGS.values() for option in options(cls)}
 
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:

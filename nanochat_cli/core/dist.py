@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as td
@@ -19,7 +19,7 @@ class Dist:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -46,8 +46,9 @@ class Dist:
         """Replace each gradient by its mean over all processes."""
         params = list(params)
         self.sum_gradients(params)
-        if self.world > 1:
-            torch._foreach_div_([p.grad for p in params if p.grad is not None], float(self.world))
+        for param in params:
+            if param.grad is not None and self.world > 1:
+                param.grad.div_(self.world)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite the tensor with the main process's; return it."""

@@ -70,5 +70,6 @@ def newest(folder: Path, marker: str) -> Path | None:
     """Return the subfolder whose `marker` file changed last, or None if no subfolder has one."""
     if not folder.is_dir():
         return None
-    found = [(child / marker) for child in folder.iterdir() if (child / marker).is_file()]
+    visible = [child for child in folder.iterdir() if not child.name.startswith(".")]  # not what a crash left behind
+    found = [(child / marker) for child in visible if (child / marker).is_file()]
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent if found else None

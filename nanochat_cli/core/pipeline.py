@@ -13,11 +13,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat_cli.core import config, events, files, launch, paths, planning, runs
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.settings import WORKER_CONFIGS
+from nanochat_cli.core.settings import WORKER_CONFIGS, SynthConfig, TokTrainConfig
+
+C = TypeVar("C")
 
 FULL_MINUTES = 8.0
 """Time that the step counts of a recipe are made for, on a machine of the recipe's `tokens_per_s`."""
@@ -146,26 +148,20 @@ def _report_is_newest(folder: Path) -> bool:
 def equivalent(recipe: Recipe, stage: Stage) -> str:
     """Return the command that does the same as the stage, to type by hand."""
     words = ["nanochat", *stage.command.split()]
-    match stage.command.split():
-        case ["data", "synth"] | ["tok", "train"]:
-            given = {**_flat_options(stage), **_own_names(recipe, stage)}
-            for key, value in given.items():
-                words += [f"--{key.replace('_', '-')}", str(value)]
-        case ["report"]:
-            words += ["--run", recipe.run]
-        case _:
-            words += ["--config", recipe.name, "--run", recipe.run]
-            if stage.command == "train base":
-                words += ["--data", recipe.run]
-            if recipe.seed:
-                words += ["--seed", str(recipe.seed)]
+    if stage.command == "report":
+        return shlex.join([*words, "--run", recipe.run])
+    words += ["--config", recipe.name]
+    if stage.command in ("data synth", "tok train"):
+        words += ["--name", recipe.run]
+    else:
+        words += ["--run", recipe.run]
+    if stage.command == "tok train":
+        words += ["--input", recipe.run]
+    if stage.command == "train base":
+        words += ["--data", recipe.run]
+    if recipe.seed and stage.command != "tok train":
+        words += ["--seed", str(recipe.seed)]
     return shlex.join(words)
-
-
-def _own_names(recipe: Recipe, stage: Stage) -> dict[str, Any]:
-    if stage.command == "data synth":
-        return {"name": recipe.run, "seed": recipe.seed}
-    return {"input": recipe.run, "name": recipe.run}
 
 
 def _run_stage(
@@ -175,28 +171,37 @@ def _run_stage(
     if words[0] in ("train", "eval"):
         return _run_worker(recipe, stage, words[-1], on_event)
     log.emit("stage", name=stage.name, purpose=stage.purpose, run=recipe.run)
-    given = _flat_options(stage)
     if words == ["data", "synth"]:
         from nanochat_cli.core.data import synth
 
-        corpus = synth.write(recipe.run, seed=recipe.seed, log=log, **given)
+        want = _resolve(SynthConfig, recipe, stage, {"synth.name": recipe.run, "synth.seed": recipe.seed}).synth
+        corpus = synth.write(
+            want.name,
+            documents=want.documents,
+            chats=want.chats,
+            seed=want.seed,
+            val_fraction=want.val_fraction,
+            log=log,
+        )
         return {"documents": corpus.num_documents("train")}
     if words == ["tok", "train"]:
         from nanochat_cli.core.data import vocabulary
 
-        return vocabulary.train(vocabulary.make_plan([recipe.run], name=recipe.run, **given), log=log)
+        tok = _resolve(TokTrainConfig, recipe, stage, {}).tok
+        plan = vocabulary.make_plan([recipe.run], name=recipe.run, vocab=tok.vocab, pattern=tok.pattern)
+        return vocabulary.train(plan, log=log)
     from nanochat_cli.core import report
 
     return {"report": [str(path) for path in report.write(recipe.run, log=log)]}
 
 
-def _flat_options(stage: Stage) -> dict[str, Any]:
-    return {key: value for table in stage.options.values() for key, value in table.items()}
+def _resolve(cls: type[C], recipe: Recipe, stage: Stage, flags: dict[str, Any]) -> C:
+    """Return a stage's config: the recipe's tables, then what the run itself decides; the rest as for any command."""
+    own = {f"{section}.{key}": value for section, table in stage.options.items() for key, value in table.items()}
+    return config.resolve(cls, command=stage.command, flags={**own, **flags}).config
 
 
-def _run_worker(
-    recipe: Recipe, stage: Stage, name: str, on_event: Callable[[events.Event], None]
-) -> dict[str, Any]:
+def _run_worker(recipe: Recipe, stage: Stage, name: str, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     cfg = stage_config(recipe, stage, name)
     if name in runs.STAGES:
         cfg = _scaled(cfg, name, _scale(recipe, on_event))
@@ -206,15 +211,13 @@ def _run_worker(
 
 
 def stage_config(recipe: Recipe, stage: Stage, name: str) -> Any:
-    """Return a worker stage's config as the recipe, the project file, the environment and the recipe's run have it."""
-    cls = WORKER_CONFIGS[name]
+    """Return the config of a stage that runs in a worker."""
     flags: dict[str, Any] = {"compute.seed": recipe.seed}
     if name == "base":
         flags |= {"output.run": recipe.run, "corpus.data": recipe.run, "corpus.tokenizer": recipe.run}
     else:
         flags["source.run"] = recipe.run
-    own = {f"{section}.{key}": value for section, table in stage.options.items() for key, value in table.items()}
-    return config.resolve(cls, command=stage.command, flags={**own, **flags}).config
+    return _resolve(WORKER_CONFIGS[name], recipe, stage, flags)
 
 
 def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:

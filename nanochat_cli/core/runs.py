@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_cli.core import events, files, paths
+from nanochat_cli.core import events, files, machine, paths
 from nanochat_cli.core.errors import ConfigError, MissingArtifact, NanochatError
 
 STAGES = ("base", "mid", "sft", "rl")
@@ -133,7 +133,10 @@ def create(run: str, **facts: Any) -> Path:
     """Create the run's folder with its `run.json`, if it is not there yet, and return it."""
     folder = files.make_dir(paths.run_dir(run), "the run folder")
     if not (folder / "run.json").exists():
-        files.write_json(folder / "run.json", {"format": 1, "name": run, "created": time.time(), **facts})
+        files.write_json(
+            folder / "run.json",
+            {"format": 1, "name": run, "created": time.time(), "machine": machine.describe(), **facts},
+        )
     return folder
 
 

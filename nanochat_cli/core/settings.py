@@ -292,7 +292,7 @@ class AddSection:
     text_field: str = opt("text", "JSON field or column that holds the text.")
     split: Literal["auto", "file", "paragraph", "line"] = opt(
         "auto",
-        "Where plain text is cut into documents (auto: files over 4,000 characters, at blank lines, about every 2,000).",
+        "Where plain text is cut (auto: files over 4,000 characters, at blank lines, about every 2,000).",
     )
     val_fraction: float = opt(
         0.01, "Share kept for validation (of a small corpus more: 200,000 characters or a tenth).", min=0.0001, max=0.5
@@ -315,3 +315,15 @@ WORKER_CONFIGS: dict[str, type] = {
     "eval": EvalConfig,
     "probe": BaseTrainConfig,
 }
+
+COMMAND_CONFIGS: dict[str, type] = {
+    "data synth": SynthConfig,
+    "data add": AddConfig,
+    "tok train": TokTrainConfig,
+    "train base": BaseTrainConfig,
+    "train mid": MidTrainConfig,
+    "train sft": SftConfig,
+    "train rl": RlConfig,
+    "eval": EvalConfig,
+}
+"""Every command that takes a config, as it is typed."""

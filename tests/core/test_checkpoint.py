@@ -234,7 +234,14 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
-FILES = ("model.safetensors", "optim.safetensors", "config.json", "state.json", "tokenizer/ranks.tiktoken", "MANIFEST.json")
+FILES = (
+    "model.safetensors",
+    "optim.safetensors",
+    "config.json",
+    "state.json",
+    "tokenizer/ranks.tiktoken",
+    "MANIFEST.json",
+)
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate, Path.unlink])

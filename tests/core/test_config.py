@@ -33,6 +33,15 @@ def test_precedence_is_flag_env_file_project_default(tmp_path: Path) -> None:
     assert found.origin["compute.procs"] == "default"
 
 
+def test_the_project_file_may_hold_other_commands_keys_but_no_unknown_ones(tmp_path: Path) -> None:
+    project = tmp_path / "nanochat.toml"
+    project.write_text("[tok]\nvocab = 512\n[model]\ndepth = 3\n")
+    assert resolve(project_file=project).config.model.depth == 3
+    project.write_text("[tok]\nvocabulary = 512\n")
+    with pytest.raises(ConfigError, match=r"unknown config key in .*nanochat.toml: tok.vocabulary"):
+        resolve(project_file=project)
+
+
 def test_later_config_files_win(tmp_path: Path) -> None:
     for name, depth in (("a", 5), ("b", 6)):
         (tmp_path / f"{name}.toml").write_text(f"[model]\ndepth = {depth}\n")

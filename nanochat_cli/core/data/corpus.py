@@ -117,7 +117,9 @@ class Corpus:
         found: list[tuple[int, str]] = []
         first = 0
         for shard in self.shards_of(split):
-            for rows, texts in _row_groups(self.dir / shard.name, lambda n: bool(_within(numbers, first, n))):
+            for rows, texts in _row_groups(
+                self.dir / shard.name, lambda n, first=first: bool(_within(numbers, first, n))
+            ):
                 found += [(number, texts[number - first]) for number in _within(numbers, first, rows)]
                 first += rows
         return found
@@ -208,7 +210,7 @@ def _within(numbers: list[int], first: int, count: int) -> list[int]:
 
 
 def _row_groups(path: Path, wanted: Callable[[int], bool] = bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of documents, documents) per row group; a group is not read if `wanted`, given its size, says no."""
+    """Yield (size, documents) per row group; one is not read if `wanted`, given the size, says no."""
     import pyarrow as pa  # here and not on top: listing corpora reads manifests only and should start at once
     from pyarrow import parquet
 

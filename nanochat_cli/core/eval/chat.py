@@ -17,7 +17,7 @@ Generate = Callable[[list[list[int]], int], list[list[int]]]
 """Prompts and the longest allowed reply in, replies (with the stop token, if one was produced) out."""
 
 CHUNK = 256
-"""Prompts handed to the engine between two progress events; sorted by length inside, so little is padded."""
+"""Prompts handed to the engine between two progress events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +45,10 @@ def predict(
         chunk = list(items[start : start + CHUNK])
         asked = [task.example(i) for i in chunk]
         prompts = [render_prompt(tokenizer, conversation) for conversation in asked]
-        replies = _by_length(prompts, lambda batch: generate(batch, task.max_reply_tokens))
+        replies = generate(prompts, task.max_reply_tokens)
         found += [_judge(task, i, c, ids, tokenizer) for i, c, ids in zip(chunk, asked, replies, strict=True)]
         log.progress(f"{task.name} ({task.split})", len(found), len(items), "questions")
     return found
-
-
-def _by_length(prompts: list[list[int]], generate: Callable[[list[list[int]]], list[list[int]]]) -> list[list[int]]:
-    """Replies to `prompts`, asked shortest first and returned in the given order."""
-    order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
-    answered = generate([prompts[k] for k in order])
-    replies: list[list[int]] = [[] for _ in prompts]
-    for k, ids in zip(order, answered, strict=True):
-        replies[k] = ids
-    return replies
 
 
 def _judge(task: Task, item: int, conversation: Conversation, ids: list[int], tokenizer: Tokenizer) -> Prediction:

@@ -25,6 +25,9 @@ class DecodeState(Protocol):
 
     length_B: Tensor
 
+    def advance(self, num_tokens: int) -> None:
+        """Count tokens that every layer has appended."""
+
     def set_lengths(self, length_B: Tensor) -> None:
         """Declare how many positions of each row are valid; later ones are overwritten and never attended to."""
 
@@ -33,8 +36,12 @@ class DecodeState(Protocol):
         ...
 
 
+TABLE_MARGIN = 8
+"""Angles are tabulated for this many contexts: growing a table would make a compiled training step compile again."""
+
+
 class Rotary(nn.Module):
-    """Rotary position angles (arXiv 2104.09864), as tables that grow when a longer context is asked for."""
+    """Rotary position angles (arXiv 2104.09864), as tables that grow when a much longer context is asked for."""
 
     cos_SD: Tensor
     sin_SD: Tensor
@@ -44,14 +51,15 @@ class Rotary(nn.Module):
         self.base, self.head_dim = config.rope_base, config.head_dim
         self.register_buffer("cos_SD", torch.empty(0, self.head_dim // 2), persistent=False)
         self.register_buffer("sin_SD", torch.empty(0, self.head_dim // 2), persistent=False)
-        self.grow(config.max_seq_len)
+        self.grow(TABLE_MARGIN * config.max_seq_len)
 
     def grow(self, num_positions: int) -> None:
         """Make the tables cover `num_positions`. Entries are computed in fp64, so growing changes no earlier one."""
         if num_positions <= self.cos_SD.size(0):
             return
-        channel_D = torch.arange(0, self.head_dim, 2, dtype=torch.float64)
-        angle_SD = torch.outer(torch.arange(num_positions, dtype=torch.float64), self.base ** (-channel_D / self.head_dim))
+        position_S = torch.arange(num_positions, dtype=torch.float64)
+        rate_D = self.base ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float64) / self.head_dim)
+        angle_SD = torch.outer(position_S, rate_D)
         self.cos_SD = angle_SD.cos().to(self.cos_SD)
         self.sin_SD = angle_SD.sin().to(self.sin_SD)
 
@@ -66,13 +74,9 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BTHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (channel i, channel i + D/2) by its angle: (a, b) -> (a cos + b sin, b cos - a sin).
-
-    Written with a flip of the two halves, which compiles to straight loops in both directions.
-    """
-    halves = x_BTHD.unflatten(-1, (2, -1))
-    turned = halves * cos.unsqueeze(-2) + halves.flip(-2) * torch.stack((sin, -sin), dim=-2)
-    return turned.flatten(-2)
+    """Turn each pair (channel i, channel i + D/2) by its angle: (a, b) -> (a cos + b sin, b cos - a sin)."""
+    a, b = x_BTHD.chunk(2, dim=-1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
 def norm(x: Tensor, eps: float) -> Tensor:
@@ -156,7 +160,7 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             x_BTE = block(x_BTE, cos, sin, state)
         if state is not None:
-            state.set_lengths(state.length_B + num_tokens)
+            state.advance(num_tokens)
         return norm(x_BTE, self.config.norm_eps)
 
     def logits(self, x: Tensor) -> Tensor:

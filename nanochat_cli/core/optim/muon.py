@@ -85,10 +85,11 @@ class Muon:
             buffer_KMN = self.buffers[shape].lerp_(grad_KMN, 1 - momentum)
             update_KMN = orthogonalize(grad_KMN.lerp_(buffer_KMN, momentum), self.dtype)
             rate = self.lr * lr_mult * max(1.0, shape[0] / shape[1]) ** 0.5
-            weights = [piece.of(piece.param) for piece in bucket]
-            if weight_decay:
-                torch._foreach_mul_(weights, 1 - rate * weight_decay)
-            torch._foreach_add_(weights, list(update_KMN.float().unbind()), alpha=-rate)
+            for piece, update_MN in zip(bucket, update_KMN.float(), strict=True):
+                weight = piece.of(piece.param)
+                if weight_decay:
+                    weight.mul_(1 - rate * weight_decay)
+                weight.add_(update_MN, alpha=-rate)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the momentum of each parameter, in the parameter's shape."""

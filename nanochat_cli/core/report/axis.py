@@ -22,6 +22,10 @@ class Scale:
             return (log10(value) - log10(self.low)) / (log10(self.high) - log10(self.low))
         return (value - self.low) / (self.high - self.low)
 
+    def text(self, tick: float) -> str:
+        """How `tick` is written on this scale."""
+        return tick_text(tick, tick if self.logarithmic else self.ticks[1] - self.ticks[0])
+
 
 def linear(values: list[float], num_ticks: int = 5, *, start: float | None = None) -> Scale:
     """A linear scale over `values` (from `start`, if given) that ends on ticks."""
@@ -40,8 +44,8 @@ def steps(last: float, num_ticks: int = 5) -> Scale:
     """A scale from 0 to exactly `last`, for the horizontal axis."""
     last = last if isfinite(last) and last > 0 else 1.0
     step = max(1.0, _round_step(last / num_ticks))
-    ticks = tuple(k * step for k in range(int(last / step + 1e-9) + 1))
-    return Scale(0.0, last, ticks)
+    ticks = tuple(k * step for k in range(max(1, int(last / step + 1e-9)) + 1))
+    return Scale(0.0, max(last, ticks[1]), ticks)
 
 
 def fitting(values: list[float]) -> Scale:
@@ -54,12 +58,13 @@ def fitting(values: list[float]) -> Scale:
     return Scale(low, high, tuple(_tidy(m, m) for m in marks if low <= m <= high), logarithmic=True)
 
 
-def tick_text(value: float) -> str:
-    """A tick's number, short: `0.5`, `20`, `1.5k`, `2M`."""
+def tick_text(value: float, step: float) -> str:
+    """A tick's number, short, with the digits that tell it from its neighbours: `0.50`, `20`, `1.5k`, `2M`."""
     for limit, sign in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.4g}{sign}"
-    return f"{value:.4g}"
+    decimals = next((n for n in range(8) if abs(round(step, n) - step) < 1e-6 * step), 8)
+    return f"{value:.{decimals}f}"
 
 
 def _range(values: list[float]) -> tuple[float, float]:

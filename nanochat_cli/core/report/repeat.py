@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from nanochat_cli.core import config
+from nanochat_cli.core.report import origin
 from nanochat_cli.core.report.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Row, Table
 from nanochat_cli.core.report.gather import TITLES, RunRecord, StageRecord
 from nanochat_cli.core.settings import WORKER_CONFIGS
@@ -37,18 +38,29 @@ def _shown(value: Any) -> str:
 
 def commands(run: RunRecord) -> list[Block]:
     """What was typed, in order, and the same work as one command for each stage."""
-    typed = [stage.command for stage in run.stages if stage.command]
+    typed = [*_recipe(run), *(stage.command for stage in run.stages if stage.command)]
     graded = [stage.evaluation.get("command") for stage in run.stages]
     typed += [command for command in graded if isinstance(command, str)]
-    by_stage = [line for stage in run.stages if (line := stage_command(run, stage))]
+    by_stage = [shlex.join(words) for words in origin.made_with(run)]
+    by_stage += [line for stage in run.stages if (line := stage_command(run, stage))]
     blocks: list[Block] = []
     if typed:
         blocks += [Paragraph("As typed:"), Code("\n".join(dict.fromkeys(typed)))]
     if by_stage:
         blocks.append(Folded("Stage by stage, with every setting spelled out", [Code("\n".join(by_stage))]))
-    if origin := _origin(run):
-        blocks.append(Folded("What it was made from", [Facts(origin)]))
+    if made_from := [*origin.facts(run), *_checkpoint_facts(run)]:
+        blocks.append(Folded("What it was made from", [Facts(made_from)]))
     return blocks
+
+
+def _recipe(run: RunRecord) -> list[str]:
+    """The one command that made the whole run, if a recipe did."""
+    recipe, seed = run.facts.get("recipe"), run.facts.get("seed")
+    if not isinstance(recipe, str):
+        return []
+    words = ["nanochat", "demo"] if recipe == "demo" else ["nanochat", "run", recipe]
+    words += ["--run", run.name] if run.name != recipe else []
+    return [shlex.join([*words, *(["--seed", str(seed)] if seed else [])])]
 
 
 def stage_command(run: RunRecord, stage: StageRecord) -> str | None:
@@ -77,17 +89,15 @@ def _words(option: config.Option, value: Any) -> list[str]:
     return [option.flag, text]
 
 
-def _origin(run: RunRecord) -> list[tuple[str, str]]:
-    """Shape of the network, and fingerprints of data and tokenizer, as the checkpoints recorded them."""
+def _checkpoint_facts(run: RunRecord) -> list[tuple[str, str]]:
+    """Shape of the network, data and parents of the stages, and versions, as the checkpoints recorded them."""
     pairs: dict[str, str] = {}
     for stage in run.stages:
         told = stage.checkpoint
-        for key in ("model", "tokenizer", "data", "parent"):
+        for key in ("model", "data", "parent"):
             value = told.get(key)
-            if not isinstance(value, dict):
-                continue
-            name = "network" if key == "model" else key if key == "tokenizer" else f"{TITLES[stage.name]} {key}"
-            pairs.setdefault(name, _flat(value))
+            if isinstance(value, dict):
+                pairs.setdefault("network" if key == "model" else f"{TITLES[stage.name]} {key}", _flat(value))
         for key in ("version", "torch"):
             if isinstance(told.get(key), str):
                 pairs.setdefault("nanochat" if key == "version" else key, told[key])

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat_cli.core.eval.intervals import difference
-from nanochat_cli.core.report.blocks import Block, Cell, Folded, Paragraph, Row, Share, Shares, Table, Tiles
-from nanochat_cli.core.report.gather import TITLES, RunRecord, StageRecord, number, smoothed
-from nanochat_cli.core.report.text import count, duration, interval, percent
-
-MISSING = Cell("–")
-Scores = dict[tuple[str, str], dict[str, Any]]
-"""(task and split, family) → counts; the family "" is the whole task."""
-
+from nanochat_cli.core.report.blocks import Block, Cell, Row, Table, Tiles
+from nanochat_cli.core.report.gather import TITLES, Curve, RunRecord, StageRecord, number, smoothed
+from nanochat_cli.core.report.scores import BASELINES, MISSING, Scores, columns, details, main_rows, practice, tasks_of
+from nanochat_cli.core.report.text import count, duration, percent
 
 # ---- tiles -----------------------------------------------------------------------------------------------------------
 
@@ -38,7 +33,7 @@ def tiles(run: RunRecord) -> Tiles:
 
 def _last_graded(run: RunRecord) -> tuple[str, dict[str, Any]] | None:
     for stage in reversed(run.stages):
-        scores = [task["all"] for task in _tasks(stage) if task.get("held_out") and task["all"].get("total")]
+        scores = [task["all"] for task in tasks_of(stage) if task.get("held_out") and task["all"].get("total")]
         if scores:
             return stage.name, {key: sum(score[key] for score in scores) for key in ("correct", "total")}
     return None
@@ -46,17 +41,16 @@ def _last_graded(run: RunRecord) -> tuple[str, dict[str, Any]] | None:
 
 def _best_bpb(run: RunRecord) -> tuple[str, float] | None:
     """The base model's value where there is one: later stages learn chats and may forget some plain text."""
-    found = [(stage.name, value) for stage in run.stages if (value := val_bpb(stage)) is not None]
+    found = [(stage.name, value) for stage in run.stages if (value := text_bpb(stage)) is not None]
     return found[0] if found else None
 
 
-def val_bpb(stage: StageRecord) -> float | None:
-    """Validation bits per byte at the end of a stage: as evaluated afterwards, else as last measured in training."""
+def text_bpb(stage: StageRecord) -> float | None:
+    """Bits per byte of the corpus's validation text: as evaluated afterwards, else as base training last measured."""
     graded = stage.evaluation.get("bpb")
     val = graded.get("val") if isinstance(graded, dict) else None
     after = number(val.get("bpb")) if isinstance(val, dict) else None
-    measured = stage.measured("val_bpb")
-    return after if after is not None else measured[-1][1] if measured else None
+    return after if after is not None or stage.name != "base" else _last(stage.measured("val_bpb"))
 
 
 def _fact(run: RunRecord, key: str) -> float | None:
@@ -78,135 +72,41 @@ def _tokens(stage: StageRecord) -> float | None:
 
 def overview(run: RunRecord) -> list[Block]:
     """The table of stages, a picture of the last graded stage, and what the last stage changed."""
-    scores = {stage.name: _scores(stage) for stage in run.stages}
-    rows = [row for row in (_bpb_row(run), _loss_row(run)) if row is not None]
-    keys = list(dict.fromkeys(key for found in scores.values() for key in found))
-    rows += [_score_row(run, scores, key) for key in keys]
+    scores = Scores(run)
+    rows = [row for row in (_text_row(run), _chat_row(run), _loss_row(run)) if row is not None]
+    rows += main_rows(scores)
     if not rows:
         return []
-    columns = ["", *(TITLES[stage.name] for stage in run.stages), "baseline"]
-    blocks: list[Block] = [Table(columns, rows, _caption(keys))]
-    blocks += _pictures(run, scores)
-    blocks += _changes(run, scores)
-    return blocks
+    table = Table(columns(scores.stages), rows, BASELINES if scores.tasks else "")
+    return [table, *details(scores), *(block for stage in run.stages for block in practice(stage))]
 
 
-def _caption(keys: list[tuple[str, str]]) -> str:
-    if not keys:
-        return ""
-    return (
-        "Answers: share right, greedy, with its 95 % interval. Baseline: the better of always giving the most frequent "
-        "answer and, where there is one (marked *), the task's shortcut that needs no understanding."
+def _text_row(run: RunRecord) -> Row | None:
+    return _figures(
+        run, "bits per byte of text", "validation, lower is better", [text_bpb(stage) for stage in run.stages]
     )
 
 
-def _bpb_row(run: RunRecord) -> Row | None:
-    values = [val_bpb(stage) for stage in run.stages]
-    if not any(value is not None for value in values):
-        return None
-    cells = [Cell(f"{value:.4f}") if value is not None else MISSING for value in values]
-    return Row([Cell("validation bits per byte", "lower is better"), *cells, MISSING])
+def _chat_row(run: RunRecord) -> Row | None:
+    """Chat stages validate on held-out chats: another text, so another row."""
+    values = [_last(stage.measured("val_bpb")) if stage.name != "base" else None for stage in run.stages]
+    return _figures(run, "bits per byte of chats", "held-out chats, lower is better", values)
 
 
 def _loss_row(run: RunRecord) -> Row | None:
     curves = [stage.curve("loss") if stage.curve("raw_loss") else smoothed(stage.curve("loss")) for stage in run.stages]
-    if not any(curves):
+    return _figures(run, "training loss at the end", "nats per trained token", [_last(curve) for curve in curves])
+
+
+def _figures(run: RunRecord, name: str, remark: str, values: list[float | None]) -> Row | None:
+    """A row of plain figures, or None if there is none."""
+    if not any(value is not None for value in values):
         return None
-    cells = [Cell(f"{curve[-1][1]:.4f}") if curve else MISSING for curve in curves]
-    return Row([Cell("training loss at the end", "nats per trained token"), *cells, MISSING])
+    return Row([Cell(name, remark), *(Cell(f"{v:.4f}") if v is not None else MISSING for v in values), MISSING])
 
 
-def _tasks(stage: StageRecord) -> list[dict[str, Any]]:
-    found = stage.evaluation.get("tasks")
-    tasks = found if isinstance(found, list) else []
-    return [task for task in tasks if isinstance(task, dict) and isinstance(task.get("all"), dict)]
-
-
-def _scores(stage: StageRecord) -> Scores:
-    found: Scores = {}
-    for task in _tasks(stage):
-        name = f"{task.get('task', '?')} · {task.get('split', '?')}"
-        found[name, ""] = task["all"]
-        families = task.get("families") or {}
-        if len(families) > 1:
-            found |= {(name, family): counts for family, counts in families.items()}
-    return {key: counts for key, counts in found.items() if counts.get("total")}
-
-
-def _score_row(run: RunRecord, scores: dict[str, Scores], key: tuple[str, str]) -> Row:
-    task, family = key
-    found = [scores[stage.name].get(key) for stage in run.stages]
-    known = [counts for counts in found if counts]
-    best = max(counts["correct"] / counts["total"] for counts in known)
-    cells = [_share_cell(counts, best if len(known) > 1 else None) for counts in found]
-    kind = family.partition("/")[2]
-    total = f"{known[-1]['total']:,} questions"
-    head = Cell(kind, total) if kind else Cell(family, total) if family else Cell(task, f"all, {total}", strong=True)
-    return Row([head, *cells, _baseline_cell(known[-1])], inset=bool(kind))
-
-
-def _share_cell(counts: dict[str, Any] | None, best: float | None) -> Cell:
-    if not counts:
-        return MISSING
-    share = counts["correct"] / counts["total"]
-    return Cell(percent(share), interval(counts["low"], counts["high"]), strong=share == best)
-
-
-def baseline(counts: dict[str, Any]) -> tuple[int, bool] | None:
-    """(right answers, is it the shortcut) of the stronger baseline, or None."""
-    known = [(counts[key], key == "shortcut") for key in ("majority", "shortcut") if counts.get(key) is not None]
-    return max(known) if known else None
-
-
-def _baseline_cell(counts: dict[str, Any]) -> Cell:
-    found = baseline(counts)
-    return MISSING if found is None else Cell(percent(found[0] / counts["total"]) + (" *" if found[1] else ""))
-
-
-def _pictures(run: RunRecord, scores: dict[str, Scores]) -> list[Block]:
-    """One picture for each task of the last graded stage: its families, without their kinds."""
-    last = next((stage for stage in reversed(run.stages) if scores[stage.name]), None)
-    if last is None:
-        return []
-    blocks: list[Block] = []
-    for task in dict.fromkeys(task for task, _ in scores[last.name]):
-        items = [
-            _share(family, counts)
-            for (name, family), counts in scores[last.name].items()
-            if name == task and family and "/" not in family
-        ]
-        if len(items) > 1:
-            title = f"{task}, after {TITLES[last.name]}"
-            blocks.append(Shares(f"{title}: dot and line are share and 95 % interval, the bar is the baseline", items))
-    return blocks
-
-
-def _share(family: str, counts: dict[str, Any]) -> Share:
-    found, total = baseline(counts), counts["total"]
-    return Share(family, counts["correct"] / total, counts["low"], counts["high"], found[0] / total if found else None)
-
-
-def _changes(run: RunRecord, scores: dict[str, Scores]) -> list[Block]:
-    """What the last graded stage changed against the graded one before it, family by family."""
-    graded = [stage.name for stage in run.stages if scores[stage.name]]
-    if len(graded) < 2:
-        return []
-    before, after = graded[-2:]
-    rows = []
-    for key, counts in scores[after].items():
-        old = scores[before].get(key)
-        if old and "/" not in key[1]:
-            was, now = (old["correct"], old["total"]), (counts["correct"], counts["total"])
-            change, low, high = (100 * value for value in difference(was, now))
-            name = Cell(key[1]) if key[1] else Cell(key[0], strong=True)
-            verdict = "sure" if low > 0 or high < 0 else "within chance"
-            cells = [Cell(f"{c} of {n}") for c, n in (was, now)]
-            rows.append(Row([name, *cells, Cell(f"{change:+.1f}", f"{low:+.1f} to {high:+.1f}"), Cell(verdict)]))
-    if not rows:
-        return []
-    table = Table(["", TITLES[before], TITLES[after], "points", "verdict"], rows)
-    text = "Points gained or lost with the 95 % interval of the difference, taking the two as independent samples."
-    return [Folded(f"What {TITLES[after]} changed against {TITLES[before]}", [Paragraph(text), table])]
+def _last(curve: Curve) -> float | None:
+    return curve[-1][1] if curve else None
 
 
 # ---- work ------------------------------------------------------------------------------------------------------------

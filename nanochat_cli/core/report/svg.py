@@ -10,8 +10,8 @@ from nanochat_cli.core.report import axis
 from nanochat_cli.core.report.blocks import Chart, Points, Series, Shares
 from nanochat_cli.core.report.text import clean
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 48, 56, 14, 40
+WIDTH, HEIGHT = 460, 260
+LEFT, RIGHT, TOP, BOTTOM = 54, 50, 12, 40
 MAX_POINTS = 400
 """More than a screen shows; longer curves keep the lowest and highest value of each stretch."""
 
@@ -23,7 +23,7 @@ def line_chart(chart: Chart, key: str) -> str:
         return ""
     lines = [series for series in drawn if not series.faint] or drawn
     xs = axis.steps(max(x for series in drawn for x, _ in _finite(series.points)))
-    ys = axis.fitting([y for series in lines for _, y in _finite(series.points)])
+    ys = axis.fitting([y for series in drawn for y in _typical(series)])
     parts = [_frame(chart, xs, ys)]
     parts += [_line(series, xs, ys, 0) for series in drawn if series.faint]
     for number, series in enumerate(lines, 1):
@@ -48,6 +48,13 @@ def thin_out(points: Points, limit: int = MAX_POINTS) -> list[tuple[float, float
 
 def _finite(points: Points) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if isfinite(x) and isfinite(y)]
+
+
+def _typical(series: Series) -> list[float]:
+    """The values that must be in view: all of them, but of a faint line only the middle 98 %."""
+    values = sorted(y for _, y in _finite(series.points))
+    edge = len(values) // 100 if series.faint else 0
+    return values[edge : len(values) - edge]
 
 
 def _head(key: str, title: str, description: str, width: int, height: int) -> str:
@@ -82,16 +89,12 @@ def _frame(chart: Chart, xs: axis.Scale, ys: axis.Scale) -> str:
     for tick in ys.ticks:
         y = _y(ys, tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{axis.tick_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{ys.text(tick)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     for tick in xs.ticks:
         x = _x(xs, tick)
         parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(
-            f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{axis.tick_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{xs.text(tick)}</text>')
     note = " (logarithmic)" if ys.logarithmic else ""
     middle = (LEFT + right) / 2
     parts.append(

@@ -86,7 +86,10 @@ def names() -> list[str]:
     return registry.names(package)
 
 
-def open_task(name: str, *, split: str = "test", size: int | None = None, seed: int = 0) -> Task:
-    """The task `name`, ready to use. Raises ConfigError if there is no such task or split."""
-    task: Task = registry.load(package, name, "task").TASK(split=split, size=size, seed=seed)
-    return task
+def open_task(name: str, *, split: str | None = None, size: int | None = None, seed: int = 0) -> Task:
+    """The task `name`, ready to use; without a split, its first held-out one.
+
+    Raises ConfigError if there is no such task or split.
+    """
+    cls: type[Task] = registry.load(package, name, "task").TASK
+    return cls(split=split or cls.held_out[0], size=size, seed=seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from nanochat_cli.core.data.tinyworld import (
     arithmetic,
@@ -33,7 +34,7 @@ class TinyWorld(Task):
 
     splits: ClassVar[tuple[str, ...]] = ("train", "held", "held-wording")
     held_out: ClassVar[tuple[str, ...]] = ("held", "held-wording")
-    max_reply_tokens: ClassVar[int] = 80
+    max_reply_tokens: ClassVar[int] = 96
 
     def __init__(
         self, *, split: str = "held", size: int | None = None, seed: int = 0, families: tuple[str, ...] = FAMILIES
@@ -47,6 +48,10 @@ class TinyWorld(Task):
             if family not in FAMILIES:
                 raise ConfigError(f"unknown family: {family}", hint=f"choose from: {', '.join(FAMILIES)}")
         self.families = families
+
+    @classmethod
+    def suits(cls, source: Mapping[str, Any]) -> bool:
+        return source.get("generator") == "tinyworld"
 
     def __len__(self) -> int:
         return self.size or PER_FAMILY * len(self.families)

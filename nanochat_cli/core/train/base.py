@@ -49,9 +49,7 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
         f"{model.num_params():,} parameters, {horizon.num_steps:,} steps of {batch.total:,} tokens, "
         f"{batches.epochs(horizon.num_steps):.2g} passes over the corpus"
     )
-    how = stage.execution(
-        model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned
-    )
+    how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     return stage.train(
         cfg,
         run,

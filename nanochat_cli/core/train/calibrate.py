@@ -20,11 +20,15 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
     tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or ""))
     m, batch = cfg.model, stage.settled(cfg.batch)
     net = shape.from_depth(
-        m.depth, tokenizer.vocab_size, m.max_seq_len or 0, n_embd=m.n_embd, n_head=m.n_head, n_kv_head=m.n_kv_head, arch=m.arch
+        m.depth,
+        tokenizer.vocab_size,
+        m.max_seq_len or 0,
+        n_embd=m.n_embd,
+        n_head=m.n_head,
+        n_kv_head=m.n_kv_head,
+        arch=m.arch,
     )
     planned = (cfg.horizon.num_iterations or 1) * batch.total
     model = build(net, seed=cfg.compute.seed, device=dist.device)
-    how = stage.execution(
-        model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned
-    )
+    how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     return {"tokens_per_s": max(how.tokens_per_s.values()), "measured": how.tokens_per_s}

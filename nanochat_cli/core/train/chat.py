@@ -30,7 +30,13 @@ def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tok
         f"{batches.epochs(horizon.num_steps):.2g} passes"
     )
     how = stage.execution(
-        model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=horizon.num_steps * batch.total
+        model,
+        cfg.compute,
+        run,
+        dist,
+        log,
+        device_batch_size=batch.device,
+        planned_tokens=horizon.num_steps * batch.total,
     )
     return stage.train(
         cfg,

@@ -92,7 +92,9 @@ def chat_rows(
         kept, out = _hold_out(found)
         train += _weigh(kept, weight)
         held += out
-        facts.append({"file": str(path), "sha256": files.sha256_file(path), "weight": weight, "conversations": len(found)})
+        facts.append(
+            {"file": str(path), "sha256": files.sha256_file(path), "weight": weight, "conversations": len(found)}
+        )
     if not train:
         raise DataError("there is no conversation to train on", hint="name a chat file with --data FILE")
     rows = _pack(train, tokenizer, seq_len, all_tokens, log)
@@ -139,6 +141,8 @@ def _weigh(found: list[Conversation], weight: float) -> list[Conversation]:
     return [c for i, c in enumerate(found) for _ in range(floor((i + 1) * weight) - floor(i * weight))]
 
 
-def _pack(conversations: list[Conversation], tokenizer: Tokenizer, seq_len: int, all_tokens: bool, log: Log) -> PackedRows:
+def _pack(
+    conversations: list[Conversation], tokenizer: Tokenizer, seq_len: int, all_tokens: bool, log: Log
+) -> PackedRows:
     rendered = [render(tokenizer, conversation) for conversation in conversations]
     return packing.pack_conversations(rendered, seq_len + 1, log, all_tokens=all_tokens)

@@ -95,6 +95,7 @@ def execution(
             cache_path=paths.cache_dir() / "probe.json",
             log=log,
             planned_tokens=planned_tokens,
+            device=dist.device,
         )
         files.write_json(saved, dataclasses.asdict(found))
         if dist.world == 1:
@@ -102,7 +103,10 @@ def execution(
         chosen = [int(found.dtype == "bf16"), int(found.attention == "matmul"), int(found.compile)]
     bf16, matmul, compiled = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
     return Execution(
-        dtype="bf16" if bf16 else "fp32", attention="matmul" if matmul else "fused", compile=bool(compiled), tokens_per_s={}
+        dtype="bf16" if bf16 else "fp32",
+        attention="matmul" if matmul else "fused",
+        compile=bool(compiled),
+        tokens_per_s={},
     )
 
 

@@ -1,4 +1,4 @@
-"""A base directory of its own for each test, and a tokenizer whose tokens are bytes."""
+"""A tokenizer whose tokens are bytes, a log that remembers, and corpora made of a list."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.shards import CorpusWriter
 from nanochat_cli.core.events import Event, Listener
@@ -46,11 +47,9 @@ class Recorder(Listener):
         return [event["text"] for event in self.events if event["kind"] == kind]
 
 
-@pytest.fixture(autouse=True)
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "base"
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder))
-    return folder
+@pytest.fixture
+def base(base_dir: Path) -> Path:
+    return base_dir
 
 
 @pytest.fixture

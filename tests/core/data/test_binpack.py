@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nanochat_cli.core.data.binpack import best_fit
 
 
 def rows_of(sizes: np.ndarray, capacity: int) -> list[list[int]]:
     order, starts = best_fit(sizes, capacity)
     assert np.array_equal(np.sort(order), np.arange(len(sizes)))
-    return [order[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [order[a:b].tolist() for a, b in pairwise(starts)]
 
 
 @settings(max_examples=80, deadline=None)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -135,11 +134,7 @@ def test_broken_line_and_missing_file(tmp_path) -> None:
         read_chats(tmp_path / "absent.jsonl")
 
 
-REAL = Path(os.environ.get("NANOCHAT_TEST_DATA", Path(__file__).parents[3].parent / "shared" / "data"))
-
-
-@pytest.mark.skipif(not (REAL / "chat").is_dir(), reason="no real data: set NANOCHAT_TEST_DATA")
-def test_real_chats() -> None:
-    assert len(read_chats(REAL / "chat" / "gpteacher-roleplay.json")) == 1923
-    assert len(read_chats(REAL / "chat" / "gpteacher-codegen.json", limit=100)) == 100
-    assert len(read_chats(REAL / "gsm8k" / "test.jsonl", limit=10)) == 10
+def test_real_chats(real_data) -> None:
+    assert len(read_chats(real_data / "chat" / "gpteacher-roleplay.json")) == 1923
+    assert len(read_chats(real_data / "chat" / "gpteacher-codegen.json", limit=100)) == 100
+    assert len(read_chats(real_data / "gsm8k" / "test.jsonl", limit=10)) == 10

@@ -3,16 +3,16 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
+
 from nanochat_cli.core.data import cutting, importer, textfile
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.importer import add_files
 from nanochat_cli.core.errors import ConfigError, DataError
-from pyarrow import parquet
 
 TEXTS = ["first text", "second, with\ntwo lines", 'third "quoted" süß', "fourth"]
 
@@ -41,7 +41,7 @@ def write(path: Path, texts: list[str]) -> Path:
     if name.endswith(".parquet"):
         parquet.write_table(pa.Table.from_pylist(rows), path)
         return path
-    if name.endswith("l") or name.endswith(".ndjson"):
+    if name.endswith((".jsonl", ".ndjson")):
         content = "".join(json.dumps(row) + "\n" for row in rows)
     elif name.endswith(".json"):
         content = json.dumps(rows, indent=1)
@@ -283,14 +283,8 @@ def test_an_existing_name_is_told_before_anything_is_read(folder) -> None:
         add_files([path], "../c")
 
 
-def real_data() -> Path:
-    default = Path(__file__).parents[3].parent / "shared" / "data"
-    return Path(os.environ.get("NANOCHAT_TEST_DATA", default))
-
-
-@pytest.mark.skipif(not (real_data() / "text").is_dir(), reason="no real data: set NANOCHAT_TEST_DATA")
-def test_real_books() -> None:
-    paths = sorted((real_data() / "text").glob("*.txt"))
+def test_real_books(real_data) -> None:
+    paths = sorted((real_data / "text").glob("*.txt"))
     corpus = add_files(paths, "books")
     found = [text for split in ("train", "val") for group in corpus.documents(split) for text in group]
     letters = sum(len("".join(path.read_text(encoding="utf-8").split())) for path in paths)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from nanochat_cli.core.data.loader import Batches, sweep
 from nanochat_cli.core.data.packing import PackedRows, pack_documents
 from nanochat_cli.core.data.tokens import TokenSplit

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nanochat_cli.core.data.packing import PackedRows, pack_conversations, pack_documents
 from nanochat_cli.core.data.tokens import TokenSplit
 from nanochat_cli.core.errors import ConfigError, DataError
@@ -26,7 +28,7 @@ def split_of(documents: list[list[int]], num_shards: int = 1) -> TokenSplit:
 def numbered(lengths: list[int]) -> list[list[int]]:
     """Documents whose tokens are all different, so that each can be followed."""
     offsets = np.cumsum([0, *lengths])
-    return [list(range(a, b)) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [list(range(a, b)) for a, b in pairwise(offsets)]
 
 
 def pieces_of(rows: PackedRows) -> list[tuple[int, ...]]:

@@ -6,13 +6,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
+
 from nanochat_cli.core import files
 from nanochat_cli.core.data import corpus as corpora
 from nanochat_cli.core.data import shards, split_writer, staging
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.shards import CorpusWriter, choose_val
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, MissingArtifact, NanochatError
-from pyarrow import parquet
 
 
 def everything(corpus: Corpus) -> dict[str, list[str]]:
@@ -79,7 +80,7 @@ def test_small_corpora_have_a_val_split_of_useful_size(make_corpus, num) -> None
 
 
 def test_one_document_cannot_be_split(make_corpus, base) -> None:
-    with pytest.raises(DataError, match="at least two different documents.*: 1") as caught:
+    with pytest.raises(DataError, match=r"at least two different documents.*: 1") as caught:
         make_corpus(["same", "same"])
     assert "--split" in (caught.value.hint or "")
     assert list((base / "data").iterdir()) == []
@@ -88,7 +89,7 @@ def test_one_document_cannot_be_split(make_corpus, base) -> None:
 def test_choose_val_passes_over_documents_that_are_too_large() -> None:
     assert choose_val({1: 1000, 2: 10, 3: 10, 4: 10}, least=15) == {2, 3}
     assert choose_val({1: 1000, 2: 500}, least=15) == {2}
-    assert len(choose_val({key: 1 for key in range(5)}, least=99)) == 4
+    assert len(choose_val(dict.fromkeys(range(5), 1), least=99)) == 4
 
 
 def test_an_existing_corpus_is_kept_or_replaced(make_corpus, texts) -> None:

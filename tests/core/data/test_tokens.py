@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from nanochat_cli.core.data import tokenfile, tokens
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.errors import DamagedArtifact, MissingArtifact

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,9 @@ def test_the_library(text: Path) -> None:
         library.open()
     for name in ("b", "a"):
         vocabulary.train(vocabulary.make_plan([str(text)], name=name, vocab=280))
+    assert library.names() == ["a", "b"]
+    half_written = paths.tokenizers_dir() / ".c.1234.tmp"
+    shutil.copytree(paths.tokenizer_dir("b"), half_written, copy_function=shutil.copy)
     assert library.names() == ["a", "b"]
     assert library.find() == paths.tokenizer_dir("a")
     assert library.open(str(paths.tokenizer_dir("b"))).vocab_size == 280

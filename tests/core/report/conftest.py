@@ -112,7 +112,8 @@ def write_stage(run: Path, stage: str, history: list[dict[str, Any]], command: s
     made_of = {
         "version": "0.1.0", "torch": "2.15.0",
         "tokenizer": {"hash": "ab" * 32, "vocab_size": 1024},
-        "model": {"arch": "portable", "n_layer": 4, "n_embd": 128}, "data": {"corpus": "tiny", "fingerprint": "cd" * 32},
+        "model": {"arch": "portable", "n_layer": 4, "n_embd": 128},
+        "data": {"corpus": "tiny", "fingerprint": "cd" * 32},
     }  # fmt: skip
     (step_dir / "config.json").write_text(json.dumps(made_of))
     last = [event for event in history if event["kind"] == "step"][-1]

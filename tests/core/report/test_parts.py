@@ -34,7 +34,10 @@ def test_wide_ranges_become_logarithmic() -> None:
 def test_step_axis_ends_at_the_last_step() -> None:
     scale = axis.steps(1234)
     assert scale.high == 1234 and scale.ticks[0] == 0 and scale.ticks[-1] <= 1234 and len(scale.ticks) >= 4
-    assert axis.tick_text(1500) == "1.5k" and axis.tick_text(0.25) == "0.25" and axis.tick_text(2e6) == "2M"
+    assert (
+        scale.text(500) == "500" and axis.steps(9000).text(7500) == "7.5k" and axis.linear([0, 2e6]).text(2e6) == "2M"
+    )
+    assert [axis.linear([0.35, 0.351]).text(v) for v in (0.3505, 0.35025)] == ["0.35050", "0.35025"]
 
 
 def test_thinning_keeps_ends_and_extremes() -> None:

@@ -41,8 +41,8 @@ CASES = {
     "Count r in carrot: c0 a0 r1 r2 o2 t2, 2.": (("2", "c0 r2, 2."), ("c0 a0 r1 r2 o2 t2, 3.",)),
     "Color of grass: green.": (("green", "Color of grass: green."), ("Color of grass: red.", "greenish")),
     "Owner of the lamp: Ben, Sara. Sara has the lamp.": (
-        ("Owner of the lamp: Sara. Sara has the lamp.",),
-        ("Owner of the lamp: Ben. Ben has the lamp.", "Owner of the lamp: Sara."),
+        ("Owner of the lamp: Sara. Sara has the lamp.", "Owner of the lamp: Sara."),
+        ("Owner of the lamp: Ben. Ben has the lamp.", "Owner of the lamp: Ben."),
     ),
     "Things of Anna: has spoon, gives spoon. Anna has nothing.": (
         ("Things of Anna: has cup. Anna has nothing.",),

@@ -69,7 +69,9 @@ def gradients(job: loop.Job, micros: list[tuple[Tensor, ...]]) -> tuple[float, l
 
 def test_loss_and_gradient_are_those_of_the_mean_over_all_targets(make_job: MakeJob) -> None:
     job = make_job()
-    loop.train(dataclasses.replace(job, schedule=make_job(num_steps=3).schedule), HERE, events.NULL)  # off the zero start
+    loop.train(
+        dataclasses.replace(job, schedule=make_job(num_steps=3).schedule), HERE, events.NULL
+    )  # off the zero start
     x, y = uneven_batch(job.tokenizer.vocab_size)
     logits = job.model(x).flatten(0, 1)
     naive = torch.nn.functional.cross_entropy(logits, y.flatten(), ignore_index=-1)

@@ -28,7 +28,9 @@ def test_overlapping_ramps_are_refused_but_ratios_are_fitted() -> None:
         schedule.lr_multiplier(0, 10, warmup=6, warmdown=5)
     curves = schedule.plan(10, OptimSection(warmup_ratio=0.6, warmdown_ratio=1.0))
     assert (curves.warmup, curves.warmdown) == (6, 4)
-    assert [curves.lr(s) for s in range(10)] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 0.75, 0.5, 0.25])
+    assert [curves.lr(s) for s in range(10)] == pytest.approx(
+        [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 0.75, 0.5, 0.25]
+    )
 
 
 def test_a_later_stage_starts_lower() -> None:

@@ -139,12 +139,21 @@ def fillers(pool: str, split: Split) -> tuple[str, ...]:
     return tuple(word for word in words if is_held("chat", word, 25) == (split == "held"))
 
 
+def guest_name(rng: Rng, split: Split) -> str:
+    """Returns a guest's name; half of those in training are made up, so that copying beats remembering."""
+    if split == "held" or rng.chance(50):
+        return rng.pick(fillers("g", split))
+    syllables = [rng.pick("bdfghjklmnprstvz") + rng.pick("aeiou") for _ in range(rng.between(1, 3))]
+    name = ("".join(syllables) + rng.pick("lmnrst")).capitalize()
+    return name if name not in fillers("g", "held") else rng.pick(fillers("g", split))
+
+
 def small_talk(rng: Rng, split: Split, wording: Split = "train") -> Exchange:
     """Returns one line of small talk and its reply; in the held split, one with a held filler where it has any."""
     talk = rng.pick(TALKS)
     said = rng.pick(talk.trained if wording == "train" else talk.held)
     slots = {
-        "g": rng.pick(fillers("g", split)),
+        "g": guest_name(rng, split),
         "t": rng.pick(fillers("t", split)),
         "x": rng.between(2, 99),
         "y": rng.between(2, 12),
@@ -167,7 +176,7 @@ def follow_up(rng: Rng, split: Split, wording: Split = "train") -> Exchange:
 
 def recall_name(rng: Rng, split: Split, wording: Split) -> tuple[tuple[str, str], ...]:
     """Returns an introduction and the question what the name was."""
-    talk, guest = next(talk for talk in TALKS if talk.name == "name"), rng.pick(fillers("g", split))
+    talk, guest = next(talk for talk in TALKS if talk.name == "name"), guest_name(rng, split)
     first = rng.pick(talk.trained).format(g=guest), talk.reply.format(g=guest)
     return first, (rng.pick(RECALL[wording == "held"]), f"Your name is {guest}.")
 

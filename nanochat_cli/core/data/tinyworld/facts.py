@@ -56,7 +56,7 @@ RELATIONS = (
         pairs_of(
             "a dog=puppy, a cat=kitten, a cow=calf, a duck=duckling, a sheep=lamb, a horse=foal, a lion=cub, "
             "a hen=chick, a pig=piglet, a goat=kid, a deer=fawn, a frog=tadpole, a goose=gosling, a kangaroo=joey, "
-            "an owl=owlet"
+            "a swan=cygnet"
         ),
     ),
     Relation(

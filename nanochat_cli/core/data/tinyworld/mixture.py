@@ -15,38 +15,27 @@ VERSION = "tinyworld-1"  # part of every random stream: a change of content is a
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
+# fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 460,
-    "tell": 30,
-    "add-1": 15,
-    "add-2": 50,
-    "add-3": 45,
-    "sub-1": 15,
-    "sub-2": 50,
-    "sub-3": 60,
-    "choice": 25,
-    "spell": 40,
-    "count": 60,
-    "first-letter": 15,
-    "last-letter": 20,
-    "word-length": 25,
-    "facts": 40,
-    "next-number": 30,
-    "small-talk": 20,
+    "story": 425, "tell": 20, "add-1": 12, "add-2": 40, "add-3": 40, "sub-1": 12, "sub-2": 45, "sub-3": 55,
+    "choice": 20, "spell": 45, "count": 80, "first-letter": 15, "last-letter": 25, "word-length": 25, "facts": 90,
+    "next-number": 26, "small-talk": 25,
 }
 CHAT_WEIGHTS = {
     "mid": {
-        "story": 400, "tell": 30, "add-1": 15, "add-2": 50, "add-3": 40, "sub-1": 15, "sub-2": 50, "sub-3": 50,
-        "choice": 0, "spell": 50, "count": 80, "first-letter": 25, "last-letter": 25, "word-length": 30, "facts": 70,
-        "next-number": 40, "small-talk": 20, "follow-up": 10,
+        "story": 380, "tell": 30, "add-1": 15, "add-2": 40, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 50,
+        "choice": 0, "spell": 50, "count": 90, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 85,
+        "next-number": 40, "small-talk": 25, "follow-up": 15,
     },
     "sft": {
-        "story": 300, "tell": 30, "add-1": 15, "add-2": 45, "add-3": 40, "sub-1": 15, "sub-2": 45, "sub-3": 40,
-        "choice": 60, "spell": 50, "count": 80, "first-letter": 25, "last-letter": 25, "word-length": 30, "facts": 70,
-        "next-number": 40, "small-talk": 50, "follow-up": 40,
+        "story": 300, "tell": 30, "add-1": 15, "add-2": 40, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 45,
+        "choice": 60, "spell": 50, "count": 90, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 65,
+        "next-number": 40, "small-talk": 50, "follow-up": 35,
     },
-}  # fmt: skip
-LONGEST_DOCUMENT = 400  # characters; keeps nearly every story document within 128 tokens
+}
+# fmt: on
+LONGEST_STORY = 380  # characters that keep nearly every story with its questions within 128 tokens
+LONGEST_WORKSHEET = 75  # characters after which no line is added: digits are a token each
 
 
 def deck(weights: dict[str, int]) -> tuple[str, ...]:
@@ -83,7 +72,11 @@ def document(seed: int, i: int) -> str:
     skill = rng.pick(DOCUMENT_DECK)
     if skill == "story":
         return story_document(rng)
-    return "\n".join(line(rng, skill) for _ in range(rng.between(1, 3)))
+    num_lines = rng.between(2, 6) if skill == "facts" else rng.between(1, 3)
+    lines = [line(rng, skill)]
+    while len(lines) < num_lines and sum(map(len, lines)) < LONGEST_WORKSHEET:
+        lines.append(line(rng, skill))
+    return "\n".join(lines)
 
 
 def story_document(rng: Rng) -> str:
@@ -92,7 +85,7 @@ def story_document(rng: Rng) -> str:
     lines = [text]
     for item in items[:4]:
         lines.append(item.worked if rng.chance(35) else f"{question(rng, item)} {item.worked}")
-        if sum(map(len, lines)) > LONGEST_DOCUMENT:
+        if sum(map(len, lines)) > LONGEST_STORY:
             lines.pop()
             break
     return "\n".join(lines)

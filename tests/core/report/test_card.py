@@ -14,7 +14,7 @@ import pytest
 
 from nanochat_cli.core import machine
 from nanochat_cli.core.errors import MissingArtifact
-from nanochat_cli.core.report.write import write_report
+from nanochat_cli.core.report.card import write_report
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "line", "circle", "path", "br"}
@@ -176,3 +176,37 @@ def test_resumed_steps_are_not_drawn_twice(make_run: MakeRun) -> None:
     assert stage.seconds == pytest.approx(
         3 + 800 * 4096 / 40_000 + 1, rel=0.2
     )  # the pause between the sessions is not work
+
+
+def test_commands_that_made_corpus_and_tokenizer(make_run: MakeRun) -> None:
+    run = make_run(("base", "sft"), graded=())
+    base = run.parent.parent
+    saved = json.loads((run / "base" / "config.json").read_text())
+    saved["config"]["corpus"] |= {"data": "tiny", "tokenizer": "tiny-tok"}
+    (run / "base" / "config.json").write_text(json.dumps(saved))
+    source = {"kind": "generated", "generator": "tinyworld", "documents": 900, "seed": 3}
+    shards = [{"rows": 900, "text_bytes": 60_000}]
+    for folder, name, content in (
+        ("data/tiny", "manifest.json", {"fingerprint": "ef" * 32, "source": source, "shards": shards}),
+        ("tokenizers/tiny-tok", "tokenizer.json", {"vocab_size": 512, "hash": "ab" * 32, "pattern": {"name": "digit"}}),
+    ):
+        (base / folder).mkdir(parents=True)
+        (base / folder / name).write_text(json.dumps(content))
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(facts | {"recipe": "demo", "seed": 3}))
+    text = write_report(run).markdown.read_text(encoding="utf-8")
+    for command in (
+        "nanochat demo --seed 3",
+        "nanochat data synth --name tiny --documents 900 --chats 0 --seed 3",
+        "nanochat tok train --input tiny --name tiny-tok --vocab 512 --pattern digit",
+    ):
+        assert command in text.splitlines()
+    assert "tiny: 900 documents, 60 kB of text" in text and "efefefefefefefef" in text
+
+
+def test_command_writes_both_files(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanochat_cli.core import report
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(make_run(("sft",)).parent.parent))
+    assert [path.name for path in report.write("demo")] == ["report.md", "report.html"]
+    assert [path.name for path in report.write("demo")] == ["report.md", "report.html"]  # twice is no problem

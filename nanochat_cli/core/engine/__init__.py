@@ -1,0 +1,1 @@
+"""Inference: one way to continue text, for evaluation, reinforcement learning and chat."""

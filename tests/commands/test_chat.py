@@ -1,0 +1,130 @@
+"""`nanochat chat`: exit codes, streams, and the loop on the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from nanochat_cli.commands._chat_loop import Loop
+from nanochat_cli.core.engine.session import Reply, Sampling, Session
+from nanochat_cli.output import Output
+
+
+def test_no_run_to_chat_with(cli: Any) -> None:
+    done = cli("chat", "-p", "hello")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: no checkpoint") and "\nhint: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("-p", " "), 2),
+        (("-i", "pretrain", "-p", "x"), 2),
+        (("-t", "-1", "-p", "x"), 2),
+        (("-g", "no/run", "-p", "x"), 2),
+    ],
+)
+def test_bad_usage(cli: Any, argv: tuple[str, ...], code: int) -> None:
+    done = cli("chat", *argv)
+    assert done.returncode == code and done.stdout == "" and done.stderr.startswith("error: ")
+
+
+class Parrot(Session):
+    """Says what it is told, word by word; may be interrupted in the middle."""
+
+    def __init__(self) -> None:
+        self.sampling, self.turns, self.last, self.raw = Sampling(), [], Reply(), False
+        self.interrupt_after: int | None = None
+
+    def ask(self, text: str) -> Iterator[str]:
+        self.last = Reply(dropped=1 if "drop" in text else 0)
+        try:
+            for number, word in enumerate(text.split(" ")):
+                if number == self.interrupt_after:
+                    raise KeyboardInterrupt
+                self.last.num_tokens += 1
+                yield word.upper() + " "
+            self.last.ending = "finished"
+        finally:
+            self.last.seconds = 0.5
+            self.turns.append((text, "…"))
+
+
+Converse = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def parrot() -> Parrot:
+    return Parrot()
+
+
+@pytest.fixture
+def converse(parrot: Parrot) -> Converse:
+    """Type some lines (exceptions are raised at the prompt) and return what was written to stdout and stderr."""
+
+    def run(*lines: str | type[BaseException]) -> tuple[str, str]:
+        typed = iter((*lines, EOFError))
+
+        def read(_: str) -> str:
+            line = next(typed)
+            if not isinstance(line, str):
+                raise line
+            return line
+
+        out = Output(out=io.StringIO(), err=io.StringIO())
+        Loop(parrot, out, read).run()
+        return out.out.getvalue(), out.err.getvalue()  # type: ignore[attr-defined]
+
+    return run
+
+
+def test_questions_and_footer(converse: Converse, parrot: Parrot) -> None:
+    said, told = converse("hello there", "", "//etc is a folder")
+    assert "HELLO THERE" in said and "/ETC IS A FOLDER" in said and len(parrot.turns) == 2
+    assert "2 tokens · 4 tok/s" in told and "tok/s" not in said
+
+
+def test_lines_can_go_on(converse: Converse, parrot: Parrot) -> None:
+    converse("one\\", "two\\", "three")
+    assert parrot.turns == [("one\ntwo\nthree", "…")]
+
+
+def test_interrupted_answer_keeps_the_conversation(converse: Converse, parrot: Parrot) -> None:
+    parrot.interrupt_after = 2
+    said, told = converse("a b c d", "e")
+    assert "A B \n" in said and "C" not in said and "E" in said
+    assert "interrupted" in told and len(parrot.turns) == 2
+
+
+def test_ctrl_c_at_the_prompt(converse: Converse) -> None:
+    said, told = converse(KeyboardInterrupt, "hello", KeyboardInterrupt)
+    assert "HELLO" in said and told.count("press Ctrl-C again") == 2
+    with pytest.raises(KeyboardInterrupt):
+        converse(KeyboardInterrupt, KeyboardInterrupt)
+
+
+def test_slash_commands(converse: Converse, parrot: Parrot) -> None:
+    said, told = converse(
+        "hi", "/regen", "/set temperature 0", "/set max_tokens x", "/dance", "/help", "/clear", "/quit", "no"
+    )
+    assert said.count("HI") == 2 and "temperature 0 " in said and "/regen" in said and "NO" not in said
+    assert "error: max_tokens must be a number" in told and "no such command: /dance" in told
+    assert parrot.turns == []
+
+
+def test_regen_without_a_question_is_told(converse: Converse) -> None:
+    assert "error: nothing has been asked yet" in converse("/regen")[1]
+
+
+def test_dropped_turns_are_told_once(converse: Converse) -> None:
+    _, told = converse("please drop", "hello")
+    assert told.count("the oldest turn was forgotten") == 1
+
+
+def test_control_characters_do_not_reach_the_terminal(converse: Converse) -> None:
+    said, _ = converse("\x1b[2Jhi \x07there 👩‍👩‍👧")
+    assert "\x1b" not in said and "\x07" not in said and "👩‍👩‍👧" in said
