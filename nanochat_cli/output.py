@@ -249,7 +249,7 @@ def lasting_line(event: Event) -> tuple[str, str] | None:
             text = " ".join(event["text"].split())
             return f"  sample: {event['prompt']}{' ' if event['prompt'] else ''}{text[:160]}", "note"
         case "stopped":
-            return f"stopped at step {event['step']}, saved and resumable", "plain"
+            return event.get("text") or f"stopped at step {event['step']}, saved and resumable", "plain"
         case _:
             return None
 

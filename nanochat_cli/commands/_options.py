@@ -21,9 +21,11 @@ _JSON = typer.Option("--json", help="Print the result as JSON on stdout.", rich_
 _QUIET = typer.Option("--quiet", "-q", help="No progress and no notes.", rich_help_panel="Common")
 _VERBOSE = typer.Option("--verbose", "-v", help="Say more.", rich_help_panel="Common")
 _CONFIG = typer.Option(
-    "--config", "-c", help="Config file, saved config.json or recipe name; repeatable.", metavar="FILE", rich_help_panel="Common"
+    "--config", "-c", help="Config file or recipe name; repeatable.", metavar="FILE", rich_help_panel="Common"
 )
-_SET = typer.Option("--set", help="Any option as section.key=value; repeatable.", metavar="KEY=VALUE", rich_help_panel="Common")
+_SET = typer.Option(
+    "--set", help="Any option by its full name; repeatable.", metavar="SECTION.KEY=VALUE", rich_help_panel="Common"
+)
 
 
 def leaf(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,6 +53,8 @@ def run_eval(
     out.note(f"evaluating {where}")
     with out.watch() as watcher:
         outcome = launch.run(job, watcher.on_event)
+    if "stopped" in outcome:
+        return outcome
     if out.json_mode:
         out.json(outcome["record"])
     else:

@@ -19,9 +19,9 @@ Event = dict[str, Any]
 class Log:
     """The one way that core code speaks; this base class swallows everything, see the two below.
 
-    Kinds and their fields: stage (name, purpose, run) · progress (task, done, total, unit) · step (stage, step, num_steps,
-    loss, tokens_per_s, eta_s, …) · eval (step, metric, value) · sample (step, prompt, text) · saved (step, path, bytes) ·
-    resumed (step) · note, warning (text) · stopped (step) · error (message, hint) · done (the stage's result).
+    Kinds and their fields: stage (name, purpose, run) · progress (task, done, total, unit) · step (stage, step,
+    num_steps, loss, tokens_per_s, eta_s, …) · eval (step, metric, value) · sample (step, prompt, text) · saved (step,
+    path, bytes) · resumed (step) · note, warning (text) · stopped (step) · error (message, hint) · done (the result).
     A step counts updates: the record of step s describes the update that led to the weights of checkpoint s.
     """
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_cli import __version__
-from nanochat_cli.core import config, errors, events, files, paths, runs
+from nanochat_cli.core import config, errors, events, files, machine, paths, runs
 from nanochat_cli.core.errors import EXIT_BUG, ConfigError, NanochatError
 
 STOP_FILE = "stop"
@@ -48,7 +48,7 @@ class Plan:
 
 
 def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> Plan:
-    """Return the plan of a stage after checking that nothing would be overwritten; the ConfigError names two ways on."""
+    """Return the plan of a stage after checking that nothing is overwritten; else a ConfigError names two ways on."""
     folder = runs.stage_dir(run, stage)
     words = command or shlex.join(["nanochat", *sys.argv[1:]])
     if stage in runs.STAGES:
@@ -86,7 +86,7 @@ def worker_argv(config_path: Path, num_procs: int) -> list[str]:
 
 def worker_env(compute: Any, num_procs: int) -> dict[str, str]:
     """Return the environment of the workers: one thread per core in total, and a kernel cache that survives."""
-    threads = compute.threads or max(1, available_cores() // num_procs)
+    threads = compute.threads or max(1, machine.usable_cores() // num_procs)
     env = dict(os.environ)
     env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_dir() / "inductor"))
@@ -95,11 +95,6 @@ def worker_env(compute: Any, num_procs: int) -> dict[str, str]:
     if num_procs > 1:  # several ranks on one machine: gloo must not look up the host's name
         env.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return env
-
-
-def available_cores() -> int:
-    """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_gpu() -> bool:

@@ -133,7 +133,8 @@ def is_done(recipe: Recipe, stage: Stage) -> bool:
         case ["train", name]:
             return runs.is_finished(runs.stage_dir(recipe.run, name))
         case ["eval"]:
-            return runs.is_finished(runs.stage_dir(recipe.run, "eval"))
+            graded = stage.options.get("source", {}).get("source", runs.STAGES[-1])
+            return (runs.stage_dir(recipe.run, "eval") / f"{graded}.json").is_file()
         case ["report"]:
             return _report_is_newest(paths.run_dir(recipe.run))
         case _:
@@ -151,6 +152,8 @@ def equivalent(recipe: Recipe, stage: Stage) -> str:
     if stage.command == "report":
         return shlex.join([*words, "--run", recipe.run])
     words += ["--config", recipe.name]
+    if source := stage.options.get("source", {}).get("source"):
+        words += ["--source", source]
     if stage.command in ("data synth", "tok train"):
         words += ["--name", recipe.run]
     else:

@@ -165,7 +165,7 @@ def find(
     before: str | None = None,
     log: Log = NULL,
 ) -> Path:
-    """Return the step folder to use: of `run` (None = most recent), of stage `source` (None = its last before `before`).
+    """Return the step folder to use: of `run` (None = most recent) and `source` (None = its last before `before`).
 
     Without a step it is the newest that verifies. Raises MissingArtifact that lists what there is.
     """

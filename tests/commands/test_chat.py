@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from nanochat_cli import main
 from nanochat_cli.commands._chat_loop import Loop
+from nanochat_cli.core import checkpoint, runs
 from nanochat_cli.core.engine.session import Reply, Sampling, Session
+from nanochat_cli.core.models import shape
+from nanochat_cli.core.models.build import build
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.output import Output
 
 
@@ -31,6 +40,51 @@ def test_no_run_to_chat_with(cli: Any) -> None:
 def test_bad_usage(cli: Any, argv: tuple[str, ...], code: int) -> None:
     done = cli("chat", *argv)
     assert done.returncode == code and done.stdout == "" and done.stderr.startswith("error: ")
+
+
+@pytest.fixture
+def model(base_dir: Path) -> Path:
+    """An untrained model as stages base and sft of run `r`."""
+    tokenizer = Tokenizer.train(["hello world, how are you?"] * 3, 270)
+    net = shape.from_depth(1, 270, 64, n_embd=32, n_head=2)
+    weights = build(net, seed=1, device=torch.device("cpu")).state_dict()
+    for stage in ("base", "sft"):
+        record = {"model": dataclasses.asdict(net), "tokenizer": {"hash": tokenizer.hash}}
+        folder = runs.stage_dir("r", stage)
+        checkpoint.save(folder, 7, weights=weights, optim={}, config=record, state={}, tokenizer=tokenizer)
+    runs.create("r")
+    return base_dir
+
+
+def test_one_question(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["chat", "-p", "hello", "--max-tokens", "5", "--cpu"]) == 0
+    told = capfd.readouterr()
+    assert told.out.endswith("\n") and "run r, stage sft, step 7, saved" in told.err and "5 tokens · " in told.err
+    assert main.run(["chat", "-p", "hello", "--max-tokens", "5", "--cpu", "-q"]) == 0
+    again = capfd.readouterr()
+    assert again.out == told.out and again.err == ""  # same seed, same words
+
+
+def test_json_and_piped_question(
+    model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("how are you?\n"))
+    assert main.run(["chat", "-i", "base", "-g", "r", "--json", "--max-tokens", "3", "--cpu"]) == 0
+    captured = capfd.readouterr()
+    told = json.loads(captured.out)
+    assert told["prompt"] == "how are you?" and (told["stage"], told["step"], told["tokens"]) == ("base", 7, 3)
+    assert told["ending"] == "length" and "a base model continues your text" in captured.err
+
+
+def test_question_longer_than_the_context(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["chat", "-p", "xyz " * 60, "--cpu"]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == "" and "error: the message is too long for this model" in captured.err
+
+
+def test_missing_step_lists_the_saved_ones(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["chat", "-s", "8", "-p", "x", "--cpu"]) == 3
+    assert "hint: saved steps: 7" in capfd.readouterr().err
 
 
 class Parrot(Session):

@@ -104,7 +104,7 @@ def test_saved_config_comes_back_equal(stage: str, tmp_path: Path) -> None:
 
 
 def test_saved_config_with_an_unknown_key_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown config key in saved: model.layers"):
+    with pytest.raises(ConfigError, match=r"unknown config key in saved: model\.layers"):
         config.from_dict(BaseTrainConfig, {"model": {"layers": 3}}, "saved")
 
 

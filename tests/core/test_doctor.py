@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from nanochat_cli import main
 from nanochat_cli.core import doctor, machine
 
 
@@ -85,15 +84,16 @@ def test_optional_packages_are_declared_ones() -> None:
     assert "fastapi" in groups["serve"] and "dev" not in groups
 
 
-def test_command(base: Path) -> None:
-    argv = [sys.executable, "-m", "nanochat_cli.main", "doctor", "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    checks = json.loads(done.stdout)
-    assert done.returncode == 0 and {"name", "status", "found", "hint"} == set(checks[0])
+def test_command(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["doctor", "--json"]) == 0
+    checks = json.loads(capsys.readouterr().out)
+    assert {"name", "status", "found", "hint"} == set(checks[0])
     base.write_text("not a folder")
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert done.stderr.startswith("error: not ready: base folder\nhint: ") and json.loads(done.stdout)
+    assert main.run(["doctor", "--json"]) == 4
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: not ready: base folder\nhint: ") and json.loads(captured.out)
+    assert main.run(["doctor", "-q"]) == 4
+    assert "→ set NANOCHAT_BASE_DIR" in capsys.readouterr().out
 
 
 def test_machine_facts() -> None:

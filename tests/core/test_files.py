@@ -28,7 +28,7 @@ def test_a_full_disk_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(NanochatError, match="the disk is full while writing a.txt") as caught:
+    with pytest.raises(NanochatError, match=r"the disk is full while writing a\.txt") as caught:
         files.write_atomic(path, "new")
     assert caught.value.exit_code == 1
     assert path.read_text() == "old"

@@ -136,7 +136,7 @@ def test_one_process_is_plain_python_and_several_are_torchrun() -> None:
 
 
 def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "available_cores", lambda: 8)
+    monkeypatch.setattr(launch.machine, "usable_cores", lambda: 8)
     compute = BaseTrainConfig().compute
     assert launch.worker_env(compute, 1)["OMP_NUM_THREADS"] == "8"
     assert launch.worker_env(compute, 3)["OMP_NUM_THREADS"] == "2"

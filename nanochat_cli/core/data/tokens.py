@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +30,7 @@ class BatchEncoder(Protocol):
     @property
     def bos_id(self) -> int: ...
     def encode_batch(
-        self, texts: Sequence[str], threads: int | None = None, bos: bool = False
+        self, texts: list[str], threads: int | None = None, bos: bool = False
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
 

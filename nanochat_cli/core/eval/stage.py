@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from nanochat_cli.core import checkpoint, files, machine, runs
+from nanochat_cli.core import checkpoint, files, launch, machine, runs
 from nanochat_cli.core.checkpoint import Meta
 from nanochat_cli.core.data import packing, tokens
 from nanochat_cli.core.data.corpus import SPLITS, Corpus
@@ -30,6 +30,7 @@ from nanochat_cli.core.settings import EvalConfig
 from nanochat_cli.core.tasks.base import Task, names, open_task
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
+T = TypeVar("T")
 BPB_ROWS = 32
 DEFAULT_LIMIT = 200
 
@@ -49,10 +50,23 @@ class _Subject:
         return self.tokenizer.special("assistant_end")
 
 
+class _Stopped(Exception):
+    """The user asked to stop."""
+
+
 def run(cfg: EvalConfig, context: runs.RunContext, dist: Dist, log: Log) -> dict[str, Any]:
-    """Measure one checkpoint and return the headline figures."""
-    began = time.time()
+    """Measure one checkpoint and return the headline figures; `{"stopped": step}` if asked to stop on the way."""
     subject = _load(cfg, dist, log)
+    try:
+        return _measure(subject, cfg, context, dist, log)
+    except _Stopped:
+        step = subject.meta.step
+        log.emit("stopped", step=step, text="stopped: nothing was written, an evaluation begins anew next time")
+        return {"stopped": step}
+
+
+def _measure(subject: _Subject, cfg: EvalConfig, context: runs.RunContext, dist: Dist, log: Log) -> dict[str, Any]:
+    began = time.time()
     meta = subject.meta
     record: dict[str, Any] = {
         "format": 1,
@@ -67,7 +81,7 @@ def run(cfg: EvalConfig, context: runs.RunContext, dist: Dist, log: Log) -> dict
     }
     predictions: list[dict[str, Any]] | None = None
     if cfg.what.only in ("all", "bpb"):
-        record |= _compression(subject, cfg, dist, log)
+        record |= _compression(subject, cfg, context.dir, dist, log)
     if cfg.what.only in ("all", "chat"):
         asked = _fitting_tasks(subject, cfg, log)
         record["tasks"], predictions = _ask(subject, asked, cfg, context.dir, dist, log)
@@ -109,7 +123,7 @@ def _corpus_of(run: str, log: Log) -> Corpus | None:
 # ---- bits per byte ---------------------------------------------------------------------------------------------------
 
 
-def _compression(subject: _Subject, cfg: EvalConfig, dist: Dist, log: Log) -> dict[str, Any]:
+def _compression(subject: _Subject, cfg: EvalConfig, folder: Path, dist: Dist, log: Log) -> dict[str, Any]:
     """Bits per byte of both splits, in the model's own context length, and which corpus that was."""
     corpus = subject.corpus
     if corpus is None:
@@ -130,10 +144,23 @@ def _compression(subject: _Subject, cfg: EvalConfig, dist: Dist, log: Log) -> di
         limit = min(rows.num_rows, max(1, cfg.what.tokens // seq_len))
         batches = bpb.row_batches(rows, BPB_ROWS, limit=limit, rank=dist.rank, world=dist.world, device=dist.device)
         told = _with_progress(batches, -(-limit // dist.world), f"bits per byte, {split}", log)
+        told = _until_stopped(told, folder, dist)
         sums = bpb.measure(subject.model, told, subject.tokenizer.token_bytes(), dist)
         if sums.bytes:
             found[split] = {"bpb": sums.bpb, "loss": sums.nats_per_token, "bytes": sums.bytes, "tokens": sums.tokens}
     return {"bpb": found, "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint}}
+
+
+def _until_stopped(batches: Iterator[T], folder: Path, dist: Dist) -> Iterator[T]:
+    for batch in batches:
+        _obey(folder, dist)
+        yield batch
+
+
+def _obey(folder: Path, dist: Dist) -> None:
+    """Raise if the command was asked to stop. Several processes do not look: they could not agree on when."""
+    if dist.world == 1 and (folder / launch.STOP_FILE).exists():
+        raise _Stopped
 
 
 def _with_progress(
@@ -169,10 +196,16 @@ def _ask(
     subject: _Subject, tasks: Sequence[Task], cfg: EvalConfig, folder: Path, dist: Dist, log: Log
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Counts for every task, and every prediction as it is written to disk."""
+    answer = _engine(subject, cfg)
+
+    def ask(prompts: list[list[int]], longest: int) -> list[list[int]]:
+        _obey(folder, dist)
+        return answer(prompts, longest)
+
     summaries, lines = [], []
     for task in tasks:
         items = pick(task, cfg.what.limit or DEFAULT_LIMIT)
-        mine = chat.predict(task, items[dist.rank :: dist.world], subject.tokenizer, _engine(subject, cfg), log)
+        mine = chat.predict(task, items[dist.rank :: dist.world], subject.tokenizer, ask, log)
         everyone = _gather(mine, folder, dist)
         summaries.append(chat.summarise(task, everyone) | {"limit": cfg.what.limit or DEFAULT_LIMIT})
         lines += [json.loads(line) for line in chat.to_lines(task, everyone).splitlines()]

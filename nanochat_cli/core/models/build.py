@@ -15,7 +15,9 @@ def build(config: ModelConfig, *, seed: int = 0, device: str | torch.device = "c
     Raises ConfigError for an unknown architecture or for sizes that do not fit together.
     """
     check(config)
-    model: LanguageModel = registry.load(models, config.arch, "architecture").ARCH(config)
+    architecture: type[LanguageModel] = registry.load(models, config.arch, "architecture").ARCH
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights of their own, which are replaced below
+        model = architecture(config)
     with torch.no_grad():
         model.init_weights(torch.Generator().manual_seed(seed))
     return model.to(device)

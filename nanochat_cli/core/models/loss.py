@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Below this cap the sum of exp(logit) over any vocabulary fits fp32, so no maximum has to be subtracted first.
-SAFE_SOFTCAP = 60.0
+from nanochat_cli.core.models.shape import MAX_SOFTCAP
+
 CHUNK_BYTES = 1 << 19
 LOG2_E = math.log2(math.e)
 
@@ -21,10 +21,11 @@ LOG2_E = math.log2(math.e)
 def softcapped_cross_entropy(x_BTE: Tensor, weight_VE: Tensor, target_BT: Tensor, softcap: float) -> Tensor:
     """Return -log p(target) per token in nats, fp32, shape BT; 0 where the target is -1.
 
-    The logits are softcap * tanh(x @ weight.T / softcap). Raises ValueError for a softcap above 60.
+    The logits are softcap * tanh(x @ weight.T / softcap); no maximum is subtracted, hence a ValueError for a softcap
+    above 60.
     """
-    if softcap > SAFE_SOFTCAP:
-        raise ValueError(f"softcap must be at most {SAFE_SOFTCAP:g}: {softcap}")
+    if softcap > MAX_SOFTCAP:
+        raise ValueError(f"softcap must be at most {MAX_SOFTCAP:g}: {softcap}")
     logits_NV = F.linear(x_BTE.flatten(0, 1), weight_VE.to(x_BTE.dtype))
     loss_N: Tensor = _CappedLoss.apply(logits_NV, target_BT.flatten(), softcap)
     return loss_N.view_as(target_BT)

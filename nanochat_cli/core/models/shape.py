@@ -11,6 +11,8 @@ from nanochat_cli.core.errors import ConfigError
 CHANNELS_PER_LAYER = 64
 CHANNELS_PER_HEAD = 128
 MLP_RATIO = 4
+MAX_SOFTCAP = 60.0
+"""Up to this cap the sum of exp(logit) over any vocabulary fits fp32, so the loss need not look for a maximum first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ def check(config: ModelConfig) -> None:
     for name in ("rope_base", "softcap", "norm_eps"):
         if not getattr(config, name) > 0:
             raise ConfigError(f"{name} must be positive: {getattr(config, name)}")
+    if config.softcap > MAX_SOFTCAP:
+        raise ConfigError(f"softcap must be at most {MAX_SOFTCAP:g}: {config.softcap}")
 
 
 def _some(values: list[int]) -> str:

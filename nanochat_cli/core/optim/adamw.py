@@ -48,7 +48,7 @@ class AdamW:
 def _update(param: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float) -> None:
     """Move one parameter by lr * m / (sqrt(v) + eps), both moments corrected for their start at zero, in one pass."""
     state["step"] += 1
-    torch._fused_adamw_(
+    torch.ops.aten._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
         [param],
         [grad],
         [state["exp_avg"]],

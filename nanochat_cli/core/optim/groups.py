@@ -25,8 +25,14 @@ class ParamGroup:
 
     @classmethod
     def matrices(cls, params: Mapping[str, Tensor], splits: Mapping[str, tuple[int, ...]] | None = None) -> ParamGroup:
-        """Return the group of the blocks' matrices. Raises ValueError for a parameter that is not a matrix."""
+        """Return the group of the blocks' matrices.
+
+        Raises ValueError for a parameter that is not a matrix, or for splits that do not add up to its rows.
+        """
         for name, param in params.items():
             if param.dim() != 2:
                 raise ValueError(f"muon needs matrices: {name} has shape {tuple(param.shape)}")
+        for name, rows in (splits or {}).items():
+            if sum(rows) != params[name].size(0):
+                raise ValueError(f"the parts of {name} do not add up to its {params[name].size(0)} rows: {rows}")
         return cls(kind="muon", role="matrix", params=params, splits=splits or {})

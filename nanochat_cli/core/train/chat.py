@@ -13,7 +13,7 @@ from nanochat_cli.core.train import data, hooks, schedule, stage
 
 
 def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tokens: bool) -> dict[str, Any]:
-    """Train a model on chats, with a fresh optimizer, and return the result. Every automatic size of `cfg` is settled."""
+    """Train a model on chats, with a fresh optimizer, and return the result. Automatic sizes of `cfg` are settled."""
     model, tokenizer, origin = stage.source_model(cfg.source, run.stage, dist, log)
     seq_len, batch = model.config.max_seq_len, stage.settled(cfg.batch)
     rows = data.chat_rows(cfg.chats.data, tokenizer, seq_len, log, all_tokens=all_tokens)

@@ -53,7 +53,7 @@ class Optimizer(Protocol):
 
 
 class Hook(Protocol):
-    """A measurement on the way, every so many steps and at the end (None = never). It leaves the weights as they are."""
+    """A measurement every so many steps and at the end (None = never). It leaves the weights as they are."""
 
     name: str
     every: int | None

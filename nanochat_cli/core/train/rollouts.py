@@ -1,4 +1,4 @@
-"""Batches that the model writes itself: answers are sampled, graded, and weighted by how much better they are than usual.
+"""Batches that the model writes itself: answers are sampled, graded, and weighted against the usual ones.
 
 REINFORCE with the mean reward of a question's answers as baseline (no division by their deviation, no ratio, no
 penalty), normalised over all sampled tokens of the step. What the model sampled is what is trained, the stop token
@@ -44,7 +44,7 @@ def counter_seed(*counters: int) -> int:
 
 
 def of_families(task: Task, families: Sequence[str]) -> list[int]:
-    """Return the items of the families asked for (none = all); `a` includes `a/b`. Raises ConfigError if there is none."""
+    """Return the items of the families asked for (none = all); `a` includes `a/b`. Raises ConfigError for others."""
     known = [task.family(i) for i in range(len(task))]
     wanted = set(families)
     found = [i for i, family in enumerate(known) if not wanted or {family, family.partition("/")[0]} & wanted]
@@ -209,7 +209,7 @@ def advantages(group: Sequence[Rollout]) -> list[tuple[Rollout, float]]:
 
 
 def pad(rows: Sequence[tuple[Rollout, float]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (x_BT, y_BT, w_BT) of some answers: targets are exactly the sampled tokens, each with the answer's weight."""
+    """Return (x_BT, y_BT, w_BT) of some answers: the targets are the sampled tokens, each with its answer's weight."""
     longest = max(len(r.prompt) + len(r.reply) for r, _ in rows) - 1
     x_BT = torch.full((len(rows), longest), pad_id)
     y_BT = torch.full((len(rows), longest), IGNORE)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: a model that knows conversations learns to answer; only the assistant's tokens are targets."""
+"""Supervised fine-tuning: a model that knows conversations learns to answer; its own tokens alone are targets."""
 
 from __future__ import annotations
 

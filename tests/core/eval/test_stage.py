@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat_cli.core import checkpoint, config, paths, runs
+from nanochat_cli.core import checkpoint, config, launch, paths, runs
 from nanochat_cli.core.data import synth
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.dist import Dist
@@ -106,6 +106,16 @@ def test_corpus_that_is_gone(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert record["tasks"] and any("no corpus to measure on" in event.get("text", "") for event in told)
     with pytest.raises(NanochatError, match="is gone"):
         evaluate("sft", only="bpb")
+
+
+def test_a_request_to_stop_leaves_what_was_there(evaluate: Any, made: Path) -> None:
+    _, before, _ = evaluate("sft", limit=1)
+    stop = made / "runs" / "r" / "eval" / launch.STOP_FILE
+    stop.touch()
+    for only in ("bpb", "chat"):
+        result, after, told = evaluate("sft", limit=2, only=only)
+        assert result == {"stopped": 5} and after == before and told[-1]["kind"] == "stopped"
+    stop.unlink()
 
 
 def test_unknown_task_lists_the_choices(evaluate: Any) -> None:

@@ -64,18 +64,30 @@ def training(stage: str, start: float, num_steps: int, first: float, last: float
     return out
 
 
-def evaluation(stage: str, scale: float) -> dict[str, Any]:
+def graded_task(split: str, scale: float) -> dict[str, Any]:
     families = {name: counts(n, round(c * scale), trick) for name, (n, c, trick) in FAMILIES.items()}
     whole = [families[name] for name in families if "/" not in name]
+    everything = counts(sum(f["total"] for f in whole), sum(f["correct"] for f in whole))
+    return {"task": "tinyworld", "split": split, "held_out": True, "families": families, "all": everything}
+
+
+def evaluation(stage: str, scale: float) -> dict[str, Any]:
     return {
-        "format": 1, "run": "demo", "stage": stage, "step": 100, "command": "nanochat eval --run demo",
+        "format": 1,
+        "run": "demo",
+        "stage": stage,
+        "step": 100,
+        "command": "nanochat eval --run demo",
         "num_params": 1_048_576,
         "bpb": {"val": {"bpb": 0.3512, "bytes": 10000, "tokens": 4000}},
-        "tasks": [{
-            "task": "tinyworld", "split": "test", "held_out": True, "seed": 0, "families": families,
-            "all": counts(sum(f["total"] for f in whole), sum(f["correct"] for f in whole)),
-        }],
-    }  # fmt: skip
+        "tasks": [graded_task("test", scale), graded_task("wording", 0.8 * scale)],
+    }
+
+
+def practice() -> list[dict[str, Any]]:
+    """What reinforcement learning tells about itself, before and after."""
+    told = {"kind": "eval", "time": START, "metric": "accuracy", "total": 200, "families": ["choice"]}
+    return [{**told, "step": 0, "correct": 90, "value": 0.45}, {**told, "step": 40, "correct": 150, "value": 0.75}]
 
 
 def predictions() -> list[dict[str, Any]]:
@@ -149,8 +161,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             history = training(stage, start, num_steps, first, last, 40_000)
             if stage == "base":
                 history.insert(600, {"kind": "warning", "time": start + 60, "text": f"odd line in {EVIL}"})
+            if stage == "rl":
+                history = [e for e in history if e["kind"] != "eval"] + practice()
             write_stage(run, stage, history, f"nanochat train {stage} --run demo", compute__seed=7)
-            start = history[-1]["time"] + 5
+            start = max(event["time"] for event in history) + 5
         for stage in graded:
             (run / "eval").mkdir(exist_ok=True)
             (run / "eval" / f"{stage}.json").write_text(json.dumps(evaluation(stage, 0.98 if stage == "sft" else 1)))

@@ -76,7 +76,7 @@ def test_recorded_text_is_shown_and_never_obeyed(texts: tuple[str, str], evil: s
 
 def test_every_chart_is_valid_svg_with_title_and_description(texts: tuple[str, str]) -> None:
     pictures = re.findall(r"<svg.*?</svg>", texts[1], flags=re.DOTALL)
-    assert len(pictures) == 1 + 2 * 4  # shares; loss and bpb for each of four stages
+    assert len(pictures) == 2 + 2 * 4  # shares of two splits; loss and one measure for each of four stages
     names = set()
     for picture in pictures:
         root = ElementTree.fromstring(picture)
@@ -105,6 +105,9 @@ def test_markdown_tells_the_same_figures(texts: tuple[str, str]) -> None:
     ):
         assert text in visible and text in markdown
     assert "| compute.seed | BASE, MID, SFT, RL | **7** | 0 |" in markdown.replace(r"\_", "_")
+    gain = next(line for line in markdown.splitlines() if line.startswith("| accuracy"))
+    assert "90 of 200 | 150 of 200 | +30.0 (+20.5 to +38.7) | sure" in gain.replace("\\", "")
+    assert "### tinyworld · wording, family by family" in markdown
     assert "within chance" in markdown and "(expected: 2)" in markdown
 
 

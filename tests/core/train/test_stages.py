@@ -43,8 +43,8 @@ STAGES: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
         RlConfig(),
         {
             "rl": {
-                "task": "tinyworld", "families": ("add-1",), "num_iterations": 3, "prompts_per_step": 2, "num_samples": 2,
-                "max_new_tokens": 4, "eval_examples": 3,
+                "task": "tinyworld", "families": ("add-1",), "num_iterations": 3, "prompts_per_step": 2,
+                "num_samples": 2, "max_new_tokens": 4, "eval_examples": 3,
             },
             "chats": {"data": ("small",)},
         },

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from nanochat_cli.core.data.tinyworld import arithmetic, chatter, choice, facts, spelling, stories, tales
+from nanochat_cli.core.data.tinyworld import arithmetic, chatter, choice, facts, lists, spelling, stories, tales
 from nanochat_cli.core.data.tinyworld.asking import question, with_context
 from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
@@ -17,9 +17,9 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 425, "tell": 20, "add-1": 12, "add-2": 40, "add-3": 40, "sub-1": 12, "sub-2": 45, "sub-3": 55,
-    "choice": 20, "spell": 45, "count": 80, "first-letter": 15, "last-letter": 25, "word-length": 25, "facts": 90,
-    "next-number": 26, "small-talk": 25,
+    "story": 400, "list": 60, "tell": 20, "add-1": 10, "add-2": 30, "add-3": 30, "sub-1": 12, "sub-2": 40, "sub-3": 50,
+    "choice": 13, "spell": 45, "count": 80, "first-letter": 15, "last-letter": 25, "word-length": 25, "facts": 90,
+    "next-number": 30, "small-talk": 25,
 }
 CHAT_WEIGHTS = {
     "mid": {
@@ -72,6 +72,8 @@ def document(seed: int, i: int) -> str:
     skill = rng.pick(DOCUMENT_DECK)
     if skill == "story":
         return story_document(rng)
+    if skill == "list":
+        return lists.said_again(rng)
     num_lines = rng.between(2, 6) if skill == "facts" else rng.between(1, 3)
     lines = [line(rng, skill)]
     while len(lines) < num_lines and sum(map(len, lines)) < LONGEST_WORKSHEET:
@@ -81,8 +83,10 @@ def document(seed: int, i: int) -> str:
 
 def story_document(rng: Rng) -> str:
     """Returns a story and up to four of its questions answered, a third of them without the question's words."""
-    text, items = stories.tell(rng, "train")
+    text, items, world = stories.tell(rng, "train")
     lines = [text]
+    if rng.chance(40):
+        lines.append(stories.ledger(rng, world))
     for item in items[:4]:
         lines.append(item.worked if rng.chance(35) else f"{question(rng, item)} {item.worked}")
         if sum(map(len, lines)) > LONGEST_STORY:
@@ -124,7 +128,7 @@ def story_turns(rng: Rng) -> tuple[tuple[str, str], ...]:
     """Returns a conversation about one story: two questions in most cases, the story told in the first turn."""
     items: list[Item] = []
     while not items:
-        _, items = stories.tell(rng, "train")
+        _, items, _ = stories.tell(rng, "train")
     first, *rest = items
     turns = [(with_context(first, question(rng, first)), first.worked)]
     if rng.chance(75):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from nanochat_cli.core.data.tinyworld import stories
+from nanochat_cli.core.data.tinyworld.lists import said_again
 from nanochat_cli.core.data.tinyworld.rng import Rng
 
 
@@ -29,7 +30,7 @@ def read(text: str) -> tuple[dict[str, str], dict[str, str]]:
 def test_answers_agree_with_the_sentences(split: str) -> None:
     rng, seen = Rng(2), set()
     for _ in range(600):
-        text, items = stories.tell(rng, split)
+        text, items, _ = stories.tell(rng, split)
         holder, place = read(text)
         for item in items:
             seen.add(item.family)
@@ -46,7 +47,7 @@ def test_answers_agree_with_the_sentences(split: str) -> None:
 def test_training_stories_never_hold_a_held_pair() -> None:
     rng = Rng(6)
     for _ in range(1500):
-        text, _ = stories.tell(rng, "train")
+        text, _, _ = stories.tell(rng, "train")
         pairs = re.findall(r"(\w+) has a (\w+)", text) + re.findall(r"(\w+) (?:is at|goes to) the (\w+)", text)
         pairs += [(b, a) for a, b in re.findall(r"he (\w+) (?:belongs )?to (\w+)", text)]
         assert not any(stories.pair_is_held(*pair) for pair in pairs)
@@ -67,3 +68,21 @@ def test_the_shortcut_is_right_only_without_events() -> None:
     moved = [stories.question_of(rng, "held", "story/who-moved") for _ in range(30)]
     assert all(item.shortcut == item.answer for item in still)
     assert not any(item.shortcut == item.answer for item in moved)
+
+
+def test_the_ledger_says_what_the_sentences_say() -> None:
+    rng = Rng(11)
+    for _ in range(300):
+        text, _, world = stories.tell(rng, "train")
+        holder, place = read(text)
+        label, _, pairs = stories.ledger(rng, world).rstrip(".").partition(": ")
+        said = dict(pair.split() for pair in pairs.split(", ")) if pairs else {}
+        if label != "First owners":
+            assert said == {"Owners": holder, "Places": place, "": {}}[label]
+
+
+def test_lists_are_said_again_with_the_same_pairs() -> None:
+    rng = Rng(12)
+    for _ in range(100):
+        first, *again = [line.rstrip(".").partition(": ")[2] for line in said_again(rng).split("\n")]
+        assert again and all(sorted(line.split(", ")) == sorted(first.split(", ")) for line in again)

@@ -1,0 +1,94 @@
+"""`nanochat train …` and `config show` as a person uses them: exit codes, streams, hints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nanochat_cli.core import files, paths
+from tests.conftest import Cli
+
+
+@pytest.fixture
+def books() -> None:
+    for folder, name, facts in (
+        (paths.corpus_dir("books"), "manifest.json", {}),
+        (paths.tokenizer_dir("books"), "tokenizer.json", {"vocab_size": 1000}),
+    ):
+        folder.mkdir(parents=True)
+        files.write_json(folder / name, facts)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "error", "hint"),
+    [
+        (["train", "base"], 3, "no corpus yet", "nanochat data add"),
+        (["train", "sft"], 3, "nothing has been trained yet", "nanochat demo"),
+        (["train", "sft", "--data", "absent.json", "--run", "nope"], 3, "nothing has been trained yet", "nanochat"),
+        (["train", "base", "--depth", "0"], 2, "model.depth must be at least 1 (--depth): 0", ""),
+        (["train", "base", "--depth", "x"], 2, "model.depth must be a whole number (--depth): x", ""),
+        (["train", "base", "--precision", "fp8"], 2, "compute.precision must be one of", ""),
+        (["train", "base", "--set", "model.dpth=3"], 2, "unknown config key in --set: model.dpth", "model.depth"),
+        (["train", "base", "-c", "absent.toml"], 2, "no such config file or recipe: absent.toml", "recipes: demo"),
+        (["train", "base", "--bogus"], 2, "no such option: --bogus", "nanochat train base --help"),
+        (["train", "base", "--resume"], 3, "nothing to resume", "nanochat train base"),
+        (["train", "bass"], 2, "no such command 'bass'", ""),
+        (["traim"], 2, "no such command: traim (did you mean train?)", "nanochat --help"),
+        (["config", "show", "train", "bass"], 2, "no config for command: train bass", "train base"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_and_a_hint(cli: Cli, argv: list[str], code: int, error: str, hint: str) -> None:
+    done = cli(*argv)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+    assert hint in "\n".join(lines[1:])
+    assert len(lines) <= 2
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, books: None) -> None:
+    done = cli("train", "base", "--depth", "2", "--gpus", "0", "--num-iterations", "5", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["run"] == "books-d2"
+    assert plan["config"]["model"]["n_embd"] == 128
+    assert not paths.runs_dir().exists()
+
+
+def test_config_show_tells_where_each_value_comes_from(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[model]\ndepth = 7\n")
+    done = cli("config", "show", "train", "base", "-c", str(file), "--json", env={"NANOCHAT_COMPUTE_SEED": "5"})
+    rows = {row["option"]: row for row in json.loads(done.stdout)}
+    assert (rows["model.depth"]["value"], rows["model.depth"]["from"]) == (7, f"--config {file}")
+    assert (rows["compute.seed"]["value"], rows["compute.seed"]["from"]) == (5, "NANOCHAT_COMPUTE_SEED")
+    assert rows["optim.matrix_lr"]["from"] == "default"
+
+
+def test_a_base_folder_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = cli("data", "synth", "--documents", "10", env={"NANOCHAT_BASE_DIR": str(tmp_path / "file" / "base")})
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.splitlines()[-2].startswith("error: a file stands where a folder is needed")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(cli: Cli, shell: str) -> None:
+    done = cli("completion", shell)
+    assert done.returncode == 0
+    assert "_NANOCHAT_COMPLETE" in done.stdout
+
+
+def test_help_groups_options_by_section(cli: Cli) -> None:
+    text = cli("train", "base", "--help").stdout
+    assert [line for line in text.splitlines() if line in ("Model:", "Optimizer:", "Compute:", "Common:")] == [
+        "Model:",
+        "Optimizer:",
+        "Compute:",
+        "Common:",
+    ]
+    assert "--depth INT" in text

@@ -1,0 +1,140 @@
+"""Plans: automatic values become numbers, and what cannot work is refused before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat_cli.core import config, files, paths, planning, runs
+from nanochat_cli.core.errors import ConfigError, MissingArtifact
+from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, SftConfig
+
+CPU = ComputeSection(gpus=0)
+
+
+@pytest.fixture
+def books() -> None:
+    """A corpus and a tokenizer, as far as planning looks."""
+    for folder, name, facts in (
+        (paths.corpus_dir("books"), "manifest.json", {}),
+        (paths.tokenizer_dir("books"), "tokenizer.json", {"vocab_size": 1000}),
+    ):
+        folder.mkdir(parents=True)
+        files.write_json(folder / name, facts)
+
+
+def base(*sets: str) -> BaseTrainConfig:
+    return config.resolve(
+        BaseTrainConfig, command="train base", env={}, sets=["compute.gpus=0", "corpus.data=books", *sets]
+    ).config
+
+
+def test_automatic_values_become_numbers(books: None) -> None:
+    job = planning.make("base", base("horizon.num_iterations=7"))
+    cfg = job.config
+    assert (job.run, cfg.corpus.tokenizer, cfg.model.max_seq_len, cfg.model.n_embd) == ("books-d4", "books", 256, 256)
+    assert (cfg.batch.total_batch_size, cfg.batch.device_batch_size, cfg.horizon.num_iterations) == (8192, 32, 7)
+    assert not job.dir.exists(), "planning writes nothing"
+
+
+def test_the_horizon_follows_the_parameters(books: None) -> None:
+    cfg = planning.make("base", base("horizon.target_param_data_ratio=2")).config
+    num_params = 2 * 1000 * 256 + 12 * 4 * 256**2
+    assert cfg.horizon.num_iterations == 2 * num_params // 8192
+
+
+@pytest.mark.parametrize(
+    ("batch", "procs", "message", "hint"),
+    [
+        ({"total_batch_size": 1000}, 1, "total_batch_size 1,000 is not a multiple", "nearest that fit: 768, 1,024"),
+        ({"total_batch_size": 512}, 4, "max_seq_len x processes = 256 x 4", "nearest that fit: 1,024"),
+        ({"device_batch_size": 5}, 1, "device_batch_size 5 does not divide the 32 rows", "nearest that fits: 4"),
+    ],
+)
+def test_batches_that_do_not_fit_name_the_nearest(batch: dict[str, int], procs: int, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        planning.settle_batch(BatchSection(**batch), 256, dataclasses.replace(CPU, procs=procs))
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize("procs", [1, 2, 3, 5])
+def test_automatic_batches_fit_any_number_of_processes(procs: int) -> None:
+    batch = planning.settle_batch(BatchSection(), 256, dataclasses.replace(CPU, procs=procs))
+    assert batch.total_batch_size is not None
+    assert batch.device_batch_size is not None
+    assert batch.total_batch_size % (256 * procs * batch.device_batch_size) == 0
+
+
+@pytest.mark.parametrize("sets", [("model.n_embd=100", "model.n_head=3"), ("model.n_head=4", "model.n_kv_head=3")])
+def test_a_shape_that_does_not_fit_says_which_values_do(books: None, sets: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        planning.make("base", base(*sets))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("depth", range(1, 41))
+def test_every_depth_works(books: None, depth: int) -> None:
+    assert planning.make("base", base(f"model.depth={depth}")).config.model.n_embd == 64 * depth
+
+
+def test_what_is_missing_names_the_command_that_makes_it() -> None:
+    with pytest.raises(MissingArtifact, match="no corpus named: books") as caught:
+        planning.make("base", base())
+    assert "nanochat data add" in (caught.value.hint or "")
+    paths.corpus_dir("books").mkdir(parents=True)
+    files.write_json(paths.corpus_dir("books") / "manifest.json", {})
+    with pytest.raises(MissingArtifact, match="no tokenizer yet") as caught:
+        planning.make("base", base())
+    assert caught.value.hint == "nanochat tok train --input books"
+    with pytest.raises(MissingArtifact, match="nothing has been trained yet"):
+        planning.make("sft", SftConfig())
+
+
+def saved_model(run: str = "r", steps: tuple[int, ...] = (3, 9)) -> None:
+    runs.create(run)
+    for step in steps:
+        folder = runs.stage_dir(run, "base") / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        files.write_json(folder / "config.json", {"model": {"max_seq_len": 64}})
+
+
+def test_chat_training_starts_from_the_last_step_and_reads_the_files_named(tmp_path: Path) -> None:
+    saved_model()
+    chats = tmp_path / "c.json"
+    chats.write_text("[]")
+    cfg = dataclasses.replace(SftConfig(), chats=dataclasses.replace(SftConfig().chats, data=(f"{chats}:2",)))
+    settled = planning.make("sft", cfg).config
+    assert (settled.source.run, settled.source.source, settled.source.step) == ("r", "base", 9)
+    assert settled.chats.data == (f"{chats}:2",)
+    with pytest.raises(MissingArtifact, match="no base checkpoint of step: 4") as caught:
+        planning.make("sft", planning.with_values(cfg, "source", step=4))
+    assert caught.value.hint == "steps: 3, 9"
+    with pytest.raises(MissingArtifact, match="no chats to train on"):
+        planning.make("sft", SftConfig())
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("a.json", ("a.json", 1.0)), ("a.json:0.5", ("a.json", 0.5)), ("C:x", ("C:x", 1.0))]
+)
+def test_weights_of_sources(text: str, want: tuple[str, float]) -> None:
+    assert planning.split_weight(text) == want
+
+
+def test_a_weight_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        planning.split_weight("a.json:0")
+
+
+def test_a_resume_keeps_what_the_run_was_started_with(books: None) -> None:
+    job = planning.make("base", base("horizon.num_iterations=7", "model.depth=2"))
+    record: dict[str, Any] = {"config": config.to_dict(job.config)}
+    job.dir.mkdir(parents=True)
+    (job.dir / "config.json").write_text(json.dumps(record))
+    runs.create(job.run)
+    again = planning.make("base", BaseTrainConfig(compute=CPU), resume=True)
+    assert (again.run, again.config.model.depth, again.config.horizon.num_iterations) == ("books-d2", 2, 7)
+    assert again.resume
