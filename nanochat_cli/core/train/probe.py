@@ -11,9 +11,9 @@ import itertools
 import json
 import os
 import shutil
-import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,14 @@ from nanochat_cli.core.models.build import build
 from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.settings import ComputeSection, OptimSection
 
-_STEPS = 3
-_HOPELESS = 2.5  # a candidate whose first timed step is this much slower than the best is not timed further
+_ROUNDS = 3
+_BUDGET_S = 6.0  # no further round of timing starts after this long; every candidate has had its first step by then
+_MOST_TOKENS = 16_384  # per timed eager step: which kernel is fastest shows on fewer rows, too
+_HOPELESS = 4.0  # a candidate this much slower than the best so far is not run again,
+_BEYOND_DOUBT = 2.0  # and if its warm-up is slower by this much more, not even once after it
+_LONGEST_MATMUL = 1024  # positions up to which plain products are tried: their memory grows with the square
 _COMPILE_PAYS_S = 60.0  # eager seconds ahead, below which compiling costs more than it saves
+_COMPILED_MUST_GAIN = 1.03
 _LEAK = 1e-3
 # Variables that forbid instruction sets: the same processor is another machine with them.
 _ISA_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
@@ -65,36 +70,42 @@ def choose(
 ) -> Execution:
     """Return the fastest allowed way to train this shape, measured now or remembered from an equal measurement.
 
-    What `requested` fixes is not varied; if nothing is left to choose, nothing is measured.
+    What `requested` fixes is not varied. Raises EnvironmentLacks if compilation was asked for and fails.
     """
     device = device or torch.device("cpu")
-    key = _key(config, device_batch_size, threads, device)
-    memory = _Memory(cache_path, key)
-    bench = _Bench(config, device_batch_size, device, memory)
-    eager = [Execution(dtype=d, attention=a, compile=False) for d, a in _candidates(requested, device)]
-    best = eager[0]
-    if len(eager) > 1:
-        fresh = any(how.name not in memory.speeds for how in eager)
-        if fresh:
-            log.note("measuring arithmetic and kernels (once for this machine and shape)")
-        best = max(eager, key=lambda how: bench.speed(how, log))
-        for how in sorted(eager, key=lambda how: -memory.speeds.get(how.name, 0)):
-            if not sees_ahead(config, how, device):
-                best = how
-                break
-            log.warning(f"{how.name} lets a token see later ones on this machine: not used")
-    if _wants_compile(best, bench, requested, planned_tokens, log):
-        best = _compiled_if_faster(best, bench, requested, log)
+    memory = _Memory(cache_path, _key(config, device_batch_size, threads, device))
+    bench = _Bench(config, device_batch_size, device)
+    eager = _candidates(config, requested, device)
+    if any(how.name not in memory.speeds for how in eager):
+        log.note("measuring arithmetic and kernels (once for this machine and shape)")
+        memory.keep(bench.race(eager))
+    best = _fastest_causal(eager, config, memory, device, log)
+    if _wants_compile(memory.speeds[best.name], bench, requested, planned_tokens, log):
+        best = _compiled_if_faster(best, bench, memory, requested, log)
     log.note(f"computing in {best.dtype}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
-    return Execution(dtype=best.dtype, attention=best.attention, compile=best.compile, tokens_per_s=dict(memory.speeds))
+    return replace(best, tokens_per_s=dict(memory.speeds))
 
 
-def _candidates(requested: ComputeSection, device: torch.device) -> list[tuple[str, str]]:
-    dtypes = ("bf16", "fp32") if requested.precision == "auto" else (requested.precision,)
-    forms = ("fused", "matmul") if requested.attention == "auto" else (requested.attention,)
+def _candidates(config: ModelConfig, requested: ComputeSection, device: torch.device) -> list[Execution]:
+    """The allowed combinations. fp32 comes first: it is never hopeless, and bf16 without the instructions is."""
+    dtypes = ("fp32", "bf16") if requested.precision == "auto" else (requested.precision,)
+    forms = ("matmul", "fused") if requested.attention == "auto" else (requested.attention,)
+    if requested.attention == "auto" and (device.type != "cpu" or config.max_seq_len > _LONGEST_MATMUL):
+        forms = ("fused",)
     if device.type == "cpu" and requested.precision == "auto" and not _knows_bf16():
         dtypes = ("fp32",)
-    return list(itertools.product(dtypes, forms))
+    return [Execution(dtype=d, attention=a, compile=False) for d, a in itertools.product(dtypes, forms)]
+
+
+def _fastest_causal(
+    eager: list[Execution], config: ModelConfig, memory: _Memory, device: torch.device, log: Log
+) -> Execution:
+    """The fastest whose scores do not depend on later tokens. Raises EnvironmentLacks if all of them do."""
+    for how in sorted(eager, key=lambda how: -memory.speeds[how.name]):
+        if not sees_ahead(config, how, device):
+            return how
+        log.warning(f"{how.name} lets a token see later ones on this machine: not used")
+    raise EnvironmentLacks("no attention kernel computes correctly here", hint="try another version of torch")
 
 
 def _knows_bf16() -> bool:
@@ -103,12 +114,11 @@ def _knows_bf16() -> bool:
     return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "avx512f", "asimd", "bf16"})
 
 
-def _wants_compile(best: Execution, bench: _Bench, requested: ComputeSection, planned_tokens: int, log: Log) -> bool:
+def _wants_compile(speed: float, bench: _Bench, requested: ComputeSection, planned_tokens: int, log: Log) -> bool:
+    """Whether to try: only if it can pay and a compiler is there, or if it was asked for."""
     if requested.compile != "auto":
         return requested.compile == "on"
-    if best.name not in bench.memory.speeds:
-        bench.speed(best, log)
-    if planned_tokens / bench.memory.speeds[best.name] < _COMPILE_PAYS_S:
+    if planned_tokens / speed < _COMPILE_PAYS_S:
         return False
     if bench.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         log.note("no C++ compiler found: not compiling (it would train faster with one)")
@@ -116,23 +126,57 @@ def _wants_compile(best: Execution, bench: _Bench, requested: ComputeSection, pl
     return True
 
 
-def _compiled_if_faster(best: Execution, bench: _Bench, requested: ComputeSection, log: Log) -> Execution:
-    compiled = Execution(dtype=best.dtype, attention=best.attention, compile=True)
-    try:
-        speed = bench.speed(compiled, log)
-    except NanochatError:
-        raise
-    except Exception as problem:  # whatever the compiler stumbles over, training can go on without it
-        reason = str(problem).strip().splitlines()[0][:200] if str(problem).strip() else ""
-        if requested.compile == "on":
-            raise EnvironmentLacks(
-                f"compiling the training step failed: {type(problem).__name__}: {reason}", hint="add --compile off"
-            ) from problem
-        log.warning(f"compiling failed, training goes on without it: {type(problem).__name__}: {reason}")
-        return best
-    if requested.compile == "on" or speed > bench.memory.speeds[best.name] * 1.03:
-        return compiled
-    return best
+def _compiled_if_faster(
+    best: Execution, bench: _Bench, memory: _Memory, requested: ComputeSection, log: Log
+) -> Execution:
+    compiled = replace(best, compile=True)
+    if compiled.name not in memory.speeds:
+        began = time.perf_counter()
+        try:
+            speeds = bench.race([best, compiled])  # both now: the machine may be busier than a minute ago
+        except NanochatError:
+            raise
+        except Exception as problem:  # whatever the compiler stumbles over, training can go on without it
+            if requested.compile == "on":
+                raise EnvironmentLacks(
+                    f"compiling failed: {first_line(problem)}", hint="add --compile off"
+                ) from problem
+            log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
+            return best
+        memory.keep(speeds)
+        log.note(f"compiled the training step and timed it in {time.perf_counter() - began:.0f} s")
+    gained = memory.speeds[compiled.name] > memory.speeds[best.name] * _COMPILED_MUST_GAIN
+    return compiled if gained or requested.compile == "on" else best
+
+
+def first_line(problem: BaseException) -> str:
+    """Return an exception's type and the first line of what it says."""
+    said = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {said[0][:200]}" if said else type(problem).__name__
+
+
+class TrainingLosses:
+    """The model's loss function as a stage calls it: compiled if chosen, and eager after all if that fails."""
+
+    def __init__(self, model: LanguageModel, how: Execution, log: Log) -> None:
+        self._eager, self._log = model.losses, log
+        self._call = torch.compile(model.losses, dynamic=False) if how.compile else model.losses
+        self._unproven = how.compile
+
+    def __call__(self, idx_BT: Tensor, target_BT: Tensor) -> Tensor:
+        """Return the loss of each target, as `LanguageModel.losses`."""
+        if not self._unproven:
+            return self._call(idx_BT, target_BT)
+        try:
+            loss_BT = self._call(idx_BT, target_BT)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as problem:
+            self._log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
+            self._call = self._eager
+            loss_BT = self._eager(idx_BT, target_BT)
+        self._unproven = False
+        return loss_BT
 
 
 class _Memory:
@@ -149,9 +193,9 @@ class _Memory:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def keep(self, name: str, speed: float) -> None:
-        """Remember one speed. A cache that cannot be written is no reason to fail."""
-        self.speeds[name] = round(speed, 1)
+    def keep(self, speeds: Mapping[str, float]) -> None:
+        """Remember speeds. A cache that cannot be written is no reason to fail."""
+        self.speeds |= {name: round(speed, 1) for name, speed in speeds.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(self.path, self._all() | {self.key: self.speeds})
@@ -176,47 +220,71 @@ def _key(config: ModelConfig, device_batch_size: int, threads: int, device: torc
 class _Bench:
     """Times whole training steps of one shape, optimizer included."""
 
-    def __init__(self, config: ModelConfig, rows: int, device: torch.device, memory: _Memory) -> None:
-        self.config, self.rows, self.device, self.memory = config, rows, device, memory
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(config.vocab_size, (rows, config.max_seq_len + 1), generator=generator)
-        self.x_BT, self.y_BT = ids[:, :-1].contiguous().to(device), ids[:, 1:].contiguous().to(device)
+    def __init__(self, config: ModelConfig, rows: int, device: torch.device) -> None:
+        self.config, self.rows, self.device = config, rows, device
 
-    def speed(self, how: Execution, log: Log) -> float:
-        """Return tokens per second, measured unless remembered."""
-        if how.name not in self.memory.speeds:
-            seconds = self._seconds(how, log)
-            self.memory.keep(how.name, self.x_BT.numel() / seconds)
-        return self.memory.speeds[how.name]
+    def race(self, candidates: list[Execution]) -> dict[str, float]:
+        """Return tokens per second by name.
 
-    def _seconds(self, how: Execution, log: Log) -> float:
-        """Seconds per step: the median of a few after one that warms up, or of one if that is hopeless."""
-        model = prepared(self.config, how, self.device)
-        optimizer = optim.build(model.param_groups(), OptimSection(), Dist(device=self.device), precision=how.dtype)
-        losses = torch.compile(model.losses, dynamic=False) if how.compile else model.losses
+        After a first step of each, which warms up, they take turns, so that a busy moment of the machine hits all; the
+        fastest step of each counts. What is hopelessly slow is not run again, nor anything else in its dtype.
+        """
         began = time.perf_counter()
-        self._step(losses, optimizer)
-        if how.compile:
-            log.note(f"compiled the training step in {time.perf_counter() - began:.0f} s")
-            self._step(losses, optimizer)
-        best = self.x_BT.numel() / max(self.memory.speeds.values(), default=1e-9)
-        taken: list[float] = []
-        for _ in range(_STEPS):
-            began = time.perf_counter()
-            self._step(losses, optimizer)
-            taken.append(time.perf_counter() - began)
-            if taken[-1] > _HOPELESS * best:
+        runners: dict[str, _Runner] = {}
+        seconds: dict[str, float] = {}
+        hopeless: set[str] = set()
+        for how in candidates:
+            if how.dtype in hopeless:
+                continue
+            runner = _Runner(self, how)
+            limit = float("inf") if how.compile else _HOPELESS * min(seconds.values(), default=float("inf"))
+            first = runner.seconds()
+            seconds[how.name] = first if first > _BEYOND_DOUBT * limit else runner.seconds()
+            if seconds[how.name] > limit:
+                hopeless.add(how.dtype)
+            else:
+                runners[how.name] = runner
+        for _ in range(_ROUNDS - 1):
+            if time.perf_counter() - began > _BUDGET_S and not any(how.compile for how in candidates):
                 break
-        return statistics.median(taken)
+            for name, runner in runners.items():
+                seconds[name] = min(seconds[name], runner.seconds())
+        slowest = max(seconds.values())  # what was not run because its dtype is hopeless counts as no better
+        return {how.name: self.tokens(how) / seconds.get(how.name, slowest) for how in candidates}
 
-    def _step(self, losses: Any, optimizer: Any) -> None:
-        loss: Tensor = losses(self.x_BT, self.y_BT).sum() / self.x_BT.numel()
+    def num_rows(self, how: Execution) -> int:
+        """Rows of a timed step. Compiled code is made for its number of rows, so there it must be the real one."""
+        few = max(1, _MOST_TOKENS // self.config.max_seq_len)
+        return self.rows if how.compile else min(self.rows, few)
+
+    def tokens(self, how: Execution) -> int:
+        """Tokens of a timed step."""
+        return self.num_rows(how) * self.config.max_seq_len
+
+
+class _Runner:
+    """One candidate, ready to be timed."""
+
+    def __init__(self, bench: _Bench, how: Execution) -> None:
+        self.device, self.model = bench.device, prepared(bench.config, how, bench.device)
+        groups = self.model.param_groups()
+        self.optimizer = optim.build(groups, OptimSection(), Dist(device=self.device), precision=how.dtype)
+        self.losses = torch.compile(self.model.losses, dynamic=False) if how.compile else self.model.losses
+        shape = (bench.num_rows(how), bench.config.max_seq_len + 1)
+        ids = torch.randint(bench.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+        self.x_BT, self.y_BT = (part.contiguous().to(self.device) for part in (ids[:, :-1], ids[:, 1:]))
+
+    def seconds(self) -> float:
+        """Do one step and return how long it took."""
+        began = time.perf_counter()
+        loss: Tensor = self.losses(self.x_BT, self.y_BT).sum() / self.x_BT.numel()
         loss.backward()
-        optimizer.clip(1.0)
-        optimizer.step(1.0, 0.95, 0.0)
-        optimizer.zero_grad()
+        self.optimizer.clip(1.0)
+        self.optimizer.step(1.0, 0.95, 0.0)
+        self.optimizer.zero_grad()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter() - began
 
 
 def prepared(config: ModelConfig, how: Execution, device: torch.device) -> LanguageModel:

@@ -82,6 +82,7 @@ def execution(
     planned_tokens: int,
 ) -> Execution:
     """Return how this stage computes: as asked for, else as it did before a resume, else as measured by process 0."""
+    _repeatable(dist.device)
     saved = run.dir / _EXECUTION
     chosen = [0, 0, 0]
     if dist.is_main:
@@ -110,6 +111,18 @@ def execution(
     )
 
 
+def _repeatable(device: torch.device) -> None:
+    """Ask for the same bits in every run on a CPU; must come before anything is compiled.
+
+    Compiled code otherwise adds up the embedding's gradient in the order in which its threads arrive. The kernels that
+    replace it cost nothing measurable on a CPU; on a GPU they do, so there the order of sums is left open. New tensors
+    are not filled first, which is the other half of that setting and would cost.
+    """
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSection:
     """The automatic choices replaced by those made at the first start, so that a resumed run computes the same."""
     precision = saved["dtype"] if compute.precision == "auto" else compute.precision
@@ -118,11 +131,11 @@ def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSect
     return dataclasses.replace(compute, precision=precision, attention=attention, compile=switch)
 
 
-def adopt(model: LanguageModel, how: Execution) -> loop.Losses:
+def adopt(model: LanguageModel, how: Execution, log: Log) -> loop.Losses:
     """Set the model's precision and attention, and return its loss function for training."""
     model.set_precision(how.dtype)
     model.set_attention(how.attention)
-    return torch.compile(model.losses, dynamic=False) if how.compile else model.losses
+    return probe.TrainingLosses(model, how, log)
 
 
 def train(
@@ -164,7 +177,7 @@ def train(
     job = loop.Job(
         stage_dir=run.dir,
         model=model,
-        losses=adopt(model, how),
+        losses=adopt(model, how, log),
         optimizer=optim.build(model.param_groups(), cfg.optim, dist, precision=how.dtype),
         batches=batches,
         schedule=schedule.plan(num_steps, cfg.optim),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nanochat_cli.core import checkpoint, config, events, files, paths, planning, runs, stepdirs
 from nanochat_cli.core.data.shards import CorpusWriter
@@ -217,7 +217,8 @@ def test_a_resumed_run_computes_as_it_did(corpus: Path, monkeypatch: pytest.Monk
         )
 
     monkeypatch.setattr(stage.probe, "choose", choose)
+    torch.use_deterministic_algorithms(False)
     train("base", compute=auto)
     train("base", compute=auto, resume=True)
     assert [(r.precision, r.attention) for r in asked] == [("auto", "auto"), ("fp32", "matmul")]
-    assert dataclasses.asdict(asked[1])["compile"] == "off"
+    assert torch.are_deterministic_algorithms_enabled()  # compiled code is not repeatable without it

@@ -1,0 +1,193 @@
+"""The start-up measurement takes the fastest correct way, drops hopeless ones, remembers, survives a bad compiler."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanochat_cli.core import machine
+from nanochat_cli.core.errors import EnvironmentLacks
+from nanochat_cli.core.events import Listener
+from nanochat_cli.core.models.attention import Attention
+from nanochat_cli.core.models.build import build
+from nanochat_cli.core.models.shape import from_depth
+from nanochat_cli.core.settings import ComputeSection
+from nanochat_cli.core.train import probe
+from nanochat_cli.core.train.probe import Execution
+
+CONFIG = from_depth(1, vocab_size=50, max_seq_len=16, n_embd=32, n_head=2)
+CPU = torch.device("cpu")
+LONG = 10**12
+
+
+class Clock:
+    """Stands in for the timed step: each candidate takes the time that the test gives it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float | list[float]) -> None:
+        self.steps: Counter[str] = Counter()
+        clock = self
+
+        class Runner:
+            def __init__(self, bench: Any, how: Execution) -> None:
+                self.name = how.name.replace("/", "_")
+
+            def seconds(self) -> float:
+                clock.steps[self.name] += 1
+                taken = seconds[self.name]
+                return taken if isinstance(taken, float) else taken[min(clock.steps[self.name], len(taken)) - 1]
+
+        monkeypatch.setattr(probe, "_Runner", Runner)
+        monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+
+
+def choose(tmp_path: Path, planned: int = 1, said: list[str] | None = None, **requested: Any) -> Execution:
+    log = Listener(lambda event: said.append(event["text"]) if said is not None and "text" in event else None)
+    return probe.choose(
+        CONFIG,
+        device_batch_size=4,
+        threads=1,
+        requested=ComputeSection(**requested),
+        cache_path=tmp_path / "cache" / "probe.json",
+        planned_tokens=planned,
+        log=log,
+    )
+
+
+def test_the_fastest_wins_and_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=0.1, bf16_fused=0.2)
+    how = choose(tmp_path)
+    assert (how.dtype, how.attention, how.compile) == ("bf16", "matmul", False)
+    assert how.tokens_per_s == {"fp32/matmul": 213.3, "fp32/fused": 256.0, "bf16/matmul": 640.0, "bf16/fused": 320.0}
+    before = clock.steps.copy()
+    assert choose(tmp_path) == how
+    assert clock.steps == before, "an equal question is answered from the cache"
+
+
+def test_a_hopeless_dtype_is_left_after_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=3.4, bf16_fused=9.0)
+    how = choose(tmp_path)
+    assert (how.dtype, how.attention) == ("fp32", "fused")
+    assert clock.steps["bf16_matmul"] == 1
+    assert clock.steps["bf16_fused"] == 0
+
+
+def test_one_slow_moment_does_not_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.3, bf16_matmul=[1.5, 0.9, 0.1, 0.9], bf16_fused=0.2)
+    assert choose(tmp_path).name == "bf16/matmul"
+
+
+def test_what_is_asked_for_is_not_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=0.1, bf16_fused=0.2)
+    assert choose(tmp_path, precision="fp32", attention="matmul", compile="off").name == "fp32/matmul"
+    assert set(clock.steps) == {"fp32_matmul"}
+
+
+def test_no_bf16_is_tried_without_its_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: frozenset({"sse2", "avx2"}))
+    assert choose(tmp_path).name == "fp32/fused"
+    assert set(clock.steps) == {"fp32_matmul", "fp32_fused"}
+
+
+def test_other_instruction_limits_are_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=0.1, bf16_fused=0.2)
+    choose(tmp_path)
+    before = clock.steps.total()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    choose(tmp_path)
+    assert clock.steps.total() == 2 * before
+    assert len(json.loads((tmp_path / "cache" / "probe.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("content", ["{half", "[]", "\x00"])
+def test_a_damaged_cache_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=0.1, bf16_fused=0.2)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "probe.json").write_text(content)
+    assert choose(tmp_path).name == "bf16/matmul"
+    assert json.loads((tmp_path / "cache" / "probe.json").read_text())
+
+
+def test_a_kernel_that_sees_ahead_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, fp32_matmul=0.3, fp32_fused=0.25, bf16_matmul=0.1, bf16_fused=0.2)
+    right = Attention.mix
+
+    def mix(self: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        leaks = self.form == "matmul"
+        return F.scaled_dot_product_attention(q, k, v) if leaks else right(self, q, k, v)
+
+    monkeypatch.setattr(Attention, "mix", mix)
+    said: list[str] = []
+    assert choose(tmp_path, said=said).name == "bf16/fused"
+    assert any("bf16/matmul lets a token see later ones" in text for text in said)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("form", ["fused", "matmul"])
+def test_our_kernels_do_not_see_ahead(dtype: str, form: str) -> None:
+    assert not probe.sees_ahead(CONFIG, Execution(dtype=dtype, attention=form, compile=False), CPU)
+
+
+FOUR = {"fp32_matmul": 0.3, "fp32_fused": 0.25, "bf16_matmul": 0.1, "bf16_fused": 0.2}
+
+
+def test_compiled_for_long_runs_only_and_only_if_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, **FOUR, bf16_matmul_compiled=0.07)
+    monkeypatch.setattr(probe.shutil, "which", lambda name: name)
+    assert not choose(tmp_path / "a", planned=640 * 50).compile
+    assert choose(tmp_path / "a", planned=LONG).compile
+    assert not choose(tmp_path / "a", planned=LONG, compile="off").compile
+    Clock(monkeypatch, **FOUR, bf16_matmul_compiled=0.12)
+    assert not choose(tmp_path / "b", planned=LONG).compile
+    assert choose(tmp_path / "b", planned=1, compile="on").compile
+
+
+def test_without_a_compiler_training_stays_eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch, **FOUR)
+    monkeypatch.setattr(probe.shutil, "which", lambda name: None)
+    said: list[str] = []
+    assert not choose(tmp_path, planned=LONG, said=said).compile
+    assert any("no C++ compiler" in text for text in said)
+
+
+def broken_compile(function: Any, **options: Any) -> Any:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("g++ said no\nand more")
+
+    return fail
+
+
+def test_a_failing_compiler_is_loud_and_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", broken_compile)
+    monkeypatch.setattr(probe.shutil, "which", lambda name: name)
+    torch.set_num_threads(1)
+    said: list[str] = []
+    assert not choose(tmp_path, planned=LONG, said=said).compile
+    assert any("compiling failed, training goes on without it: RuntimeError: g++ said no" in text for text in said)
+    with pytest.raises(EnvironmentLacks, match="g\\+\\+ said no") as caught:
+        choose(tmp_path, compile="on")
+    assert caught.value.hint == "add --compile off"
+
+
+def test_a_compiler_that_fails_only_later_is_harmless_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", broken_compile)
+    model, said = build(CONFIG), list[str]()
+    how = Execution(dtype="fp32", attention="fused", compile=True)
+    losses = probe.TrainingLosses(model, how, Listener(lambda event: said.append(event["text"])))
+    ids = torch.arange(16)[None]
+    assert torch.equal(losses(ids, ids), model.losses(ids, ids))
+    assert torch.equal(losses(ids, ids), model.losses(ids, ids))
+    assert len(said) == 1
+    assert "compiling failed" in said[0]
+
+
+def test_really_measured(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    how = choose(tmp_path, compile="off")
+    assert how.tokens_per_s[how.name] == max(how.tokens_per_s.values()) > 0
