@@ -2,6 +2,7 @@
 # make test    set up, then run every test (offline, CPU)
 # make lint    style, types and Rust lints
 # make bench   measure what the documentation claims about speed
+# make faults  kill the demo again and again, and compare the weights it ends with
 # make wheel   build dist/nanochat-*.whl
 #
 # Variables: PYTHON=python3.12 picks the interpreter of a new .venv; PIP_FLAGS="…" is handed to the installer
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench wheel clean
+.PHONY: help setup demo test lint bench faults wheel clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -59,7 +60,10 @@ lint: $(STAMP)
 	PYO3_PYTHON="$(CURDIR)/$(BIN)/python" $(CARGO) clippy --quiet $(CRATE) --all-targets --features python -- -D warnings
 
 bench: $(STAMP)
-	@for b in benches/bench_*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+	@for b in benches/*.py; do echo "== $$b"; $(BIN)/python "$$b"; done
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest -q -m slow tests/e2e/test_faults.py
 
 wheel: $(STAMP)
 	$(BIN)/maturin build --release --out dist

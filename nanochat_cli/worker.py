@@ -1,6 +1,7 @@
 """Entry of every spawned process: a saved config goes in, one core stage runs, events come out on a file.
 
-Usage: python -m nanochat_cli.worker PATH/config.json (started by `core.launch`, alone or under torchrun).
+Usage: python -m nanochat_cli.worker PATH/config.json (started by `core.launch`, alone or under torchrun, which holds
+the lock on the stage's folder).
 """
 
 from __future__ import annotations
@@ -38,22 +39,16 @@ def main() -> int:
         saved = files.read_json(path, "the stage's config")
         context = runs.RunContext(saved["run"], saved["stage"], path.parent, saved["resume"], saved["command"])
         cfg = config.from_dict(launch.config_class(context.stage), saved["config"], str(path))
-        holding = runs.lock(context.dir) if rank == 0 else contextlib.nullcontext()
-        with holding:
-            if rank == 0:
-                files.sweep_staging(context.dir)
-                log = events.FileLog(context.dir / "events.jsonl")
-            _work(context, cfg, log)
+        if rank == 0:
+            files.sweep_staging(context.dir)
+            log = events.FileLog(context.dir / "events.jsonl")
+        _work(context, cfg, log)
         return 0
     except NanochatError as problem:
-        _report(path.parent, rank, type(problem).__name__, str(problem), problem.hint)
-        log.emit("error", message=str(problem), hint=problem.hint)
-        traceback.print_exc()
+        _report(path.parent, rank, log, type(problem).__name__, str(problem), problem.hint)
         return problem.exit_code
     except Exception as problem:
-        traceback.print_exc()
-        _report(path.parent, rank, "bug", f"{type(problem).__name__}: {problem}", None)
-        log.emit("error", message=f"{type(problem).__name__}: {problem}")
+        _report(path.parent, rank, log, "bug", f"{type(problem).__name__}: {problem}", None)
         return EXIT_BUG
 
 
@@ -73,11 +68,15 @@ def _work(context: runs.RunContext, cfg: Any, log: events.Log) -> None:
     dist.close()  # only on a clean end: after an error in one rank the others would wait here for the whole time-out
 
 
-def _report(folder: Path, rank: int, kind: str, message: str, hint: str | None) -> None:
+def _report(folder: Path, rank: int, log: events.Log, kind: str, message: str, hint: str | None) -> None:
     """Leave the cause where the parent looks for it; a full disk must not hide it behind a second error."""
     record = {"time": time.time(), "rank": rank, "type": kind, "message": message, "hint": hint}
     with contextlib.suppress(OSError, NanochatError):
         files.write_json(folder / f"error-rank{rank}.json", record)
+    with contextlib.suppress(OSError, NanochatError):
+        log.emit("error", message=message, hint=hint)
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def _end_with_parent() -> None:

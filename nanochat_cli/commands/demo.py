@@ -80,10 +80,15 @@ def follow(recipe: pipeline.Recipe, out: Output) -> dict[str, Any]:
     """Run a recipe while drawing it, and return what its stages reported."""
     out.note(f"{recipe.name}: {recipe.about}")
     out.note(f"everything goes to {paths.base_dir()}, run {recipe.run}; after an interruption the same command goes on")
-    with out.watch() as watcher:
-        outcome = pipeline.run(recipe, watcher.on_event)
+    again = f"go on with: {shlex.join(['nanochat', *sys.argv[1:]])}"
+    try:
+        with out.watch() as watcher:
+            outcome = pipeline.run(recipe, watcher.on_event)
+    except KeyboardInterrupt:
+        out.hint(again)
+        raise
     if "stopped" in outcome:
-        out.hint(f"go on with: {shlex.join(['nanochat', *sys.argv[1:]])}")
+        out.hint(again)
     return outcome
 
 

@@ -1,5 +1,6 @@
 """`nanochat train base | mid | sft | rl`: resolve the config, start the worker, show how it goes."""
 
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -64,6 +65,7 @@ def run_stage(
         out.note(f"run {job.run}, stage {stage}: {job.dir}")
         with out.watch() as watcher:
             outcome = launch.run(job, watcher.on_event)
+        outcome.pop("asked_to_stop", None)
     if "stopped" in outcome:
         out.hint(f"nanochat train {stage} --run {job.run} --resume")
     shown = {key: value for key, value in outcome.items() if out.json_mode or not isinstance(value, dict | list)}
@@ -74,10 +76,11 @@ def run_stage(
 def show_plan(job: launch.Plan, out: Output) -> None:
     """Show what a stage would do: where it writes, what differs from the defaults, and the workers' command line."""
     values = config.to_dict(job.config)
+    argv = launch.worker_argv(job.dir / "config.json", job.procs)
     if out.json_mode:
-        argv = launch.worker_argv(job.dir / "config.json", job.procs)
         out.json({"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv})
         return
     out.text(f"would run stage {job.stage} of run {job.run} in {job.dir}")
     rows = [(path, value) for path, value in config.changed(job.config).items()]
     out.table(("option", "value that differs from the default"), rows)
+    out.text(f"worker: {shlex.join(argv)}")

@@ -237,8 +237,10 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, UnicodeDecodeError) as problem:
+    except (OSError, ValueError, UnicodeDecodeError, RecursionError) as problem:
         raise ConfigError(f"cannot read config {path}: {problem}") from problem
+    if not isinstance(tree, dict):
+        raise ConfigError(f"cannot read config {path}: it holds no sections")
     if isinstance(tree.get("config"), dict):  # a stage's saved config.json keeps the options under this key
         tree = tree["config"]
     if isinstance(tree.get("stage"), list):  # a recipe: the tables of the stage that runs this command

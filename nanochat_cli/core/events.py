@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat_cli.core.files import explain_os_errors
+
 Event = dict[str, Any]
 
 
@@ -60,7 +62,10 @@ def _finite(value: Any) -> Any:
 
 
 class FileLog(Log):
-    """Appends each event as one line to a file. A line is written whole or, after a crash, ignored."""
+    """Appends each event as one line to a file. A line is written whole or, after a crash, ignored.
+
+    `emit` raises NanochatError with one clear line if the disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +74,7 @@ class FileLog(Log):
 
     def emit(self, kind: str, **fields: Any) -> None:
         record = {"kind": kind, "time": round(time.time(), 3)} | {key: _finite(value) for key, value in fields.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with explain_os_errors("the history"), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 

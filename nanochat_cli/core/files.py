@@ -100,6 +100,31 @@ def publish_dir(staged: Path, final: Path) -> None:
         fsync_dir(final.parent)
 
 
+def aside_of(final: Path) -> Path:
+    """Return where an old folder waits while `replace_dir` puts a new one in its place."""
+    return final.with_name(f".{final.name}.replaced")
+
+
+def replace_dir(staged: Path, final: Path) -> None:
+    """Publish `staged` in the place of `final`: the old folder is moved aside, and deleted once the new one stands."""
+    aside = aside_of(final)
+    with explain_os_errors(final.name):
+        shutil.rmtree(aside, ignore_errors=True)
+        final.rename(aside)
+    try:
+        publish_dir(staged, final)
+    except BaseException:
+        aside.rename(final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_dir(final: Path) -> None:
+    """Bring the old folder back if a replacement was killed between its two renames. Call it before `final` is read."""
+    if not final.exists() and aside_of(final).is_dir():
+        aside_of(final).rename(final)
+
+
 def sweep_staging(parent: Path) -> None:
     """Delete what a killed process left half-written in `parent`. The caller holds the lock on `parent`."""
     for path in parent.glob(".*.tmp"):

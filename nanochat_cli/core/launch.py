@@ -21,6 +21,11 @@ from nanochat_cli.core.errors import EXIT_BUG, ConfigError, NanochatError
 
 STOP_FILE = "stop"
 _POLL_S = 0.05
+_NEXT_TO_NOTHING = 64 << 10
+"""Bytes of free disk below which a failure without a report is put down to the full disk."""
+# Training takes and returns the same tens of megabytes at every step. By default glibc hands them back to the system,
+# which clears them anew each time, page by page; kept, and in huge pages, they cost a seventh of the page faults.
+_KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
 
 
 class Interrupted(NanochatError):
@@ -51,15 +56,22 @@ def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str |
     """Return the plan of a stage after checking that nothing is overwritten; else a ConfigError names two ways on."""
     folder = runs.stage_dir(run, stage)
     words = command or shlex.join(["nanochat", *sys.argv[1:]])
-    if stage in runs.STAGES:
-        started = bool(runs.checkpoint_steps(folder)) or runs.is_finished(folder)
-        if started and not resume:
-            state = "is finished" if runs.is_finished(folder) else "was started before"
-            raise ConfigError(
-                f"stage {stage} of run {run} {state}: {folder}",
-                hint=f"continue it with `nanochat train {stage} --run {run} --resume`, or choose a new name with --run",
-            )
+    if not resume:
+        _refuse_started(stage, run, folder)
     return Plan(stage, run, folder, cfg, resume, words)
+
+
+def _refuse_started(stage: str, run: str, folder: Path) -> None:
+    """Raise ConfigError if a training stage has something to lose in its folder."""
+    finished = runs.is_finished(folder)
+    if stage not in runs.STAGES or not (finished or runs.checkpoint_steps(folder)):
+        return
+    state = "is finished" if finished else "was started before"
+    anew = "choose a new name with --run" if stage == "base" else "move that folder away to train it anew"
+    raise ConfigError(
+        f"stage {stage} of run {run} {state}: {folder}",
+        hint=f"continue it with `nanochat train {stage} --run {run} --resume`, or {anew}",
+    )
 
 
 def saved_config(stage: str, run: str) -> Any:
@@ -90,10 +102,11 @@ def worker_env(compute: Any, num_procs: int) -> dict[str, str]:
     env = dict(os.environ)
     env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_dir() / "inductor"))
+    env.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
     if compute.gpus == 0 or (compute.gpus is None and not has_gpu()):
         env["CUDA_VISIBLE_DEVICES"] = ""
     if num_procs > 1:  # several ranks on one machine: gloo must not look up the host's name
-        env.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        env.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     return env
 
 
@@ -105,14 +118,26 @@ def has_gpu() -> bool:
 def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     """Run a stage in worker processes and return its result; `{"stopped": step}` if it was asked to stop.
 
+    A stage that was asked too late, or cannot stop half-way, ends as usual; `asked_to_stop` then tells the caller.
+
     Ctrl-C or SIGTERM stops at the next step boundary with everything saved; a second one ends the workers at once.
-    Raises the first failing worker's own error.
+    Raises the first failing worker's own error, and NanochatError if another command is working in the folder, before
+    anything in it is touched.
     """
-    with files.explain_os_errors("the run folder"):
-        _prepare(job)
+    with contextlib.ExitStack() as held:
+        with files.explain_os_errors("the run folder"):
+            runs.create(job.run)
+            files.make_dir(job.dir, "the stage folder")
+            lock = held.enter_context(runs.lock(job.dir))
+            _prepare(job)
+        return _follow(job, lock, on_event)
+
+
+def _follow(job: Plan, lock: int, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
+    """Start the workers, hand on their events until they end, and return the result or raise what went wrong."""
     tail = events.Tail(job.dir / "events.jsonl")
     stopped: dict[str, Any] | None = None
-    with _stop_requests() as requests, _spawn(job) as process:
+    with _stop_requests() as requests, _spawn(job, lock) as process:
         while True:
             ended = process.poll() is not None
             for event in tail.poll():
@@ -125,12 +150,14 @@ def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
             time.sleep(_POLL_S)
     if process.returncode != 0:
         raise _failure(job, process.returncode)
-    return stopped if stopped is not None else runs.result(job.dir)
+    outcome = stopped if stopped is not None else runs.result(job.dir)
+    return {**outcome, "asked_to_stop": True} if requests else outcome
 
 
 def _prepare(job: Plan) -> None:
-    runs.create(job.run)
-    files.make_dir(job.dir, "the stage folder")
+    """Clear away what an earlier attempt left, and write the config that the workers read. Needs the lock."""
+    if not job.resume:
+        _refuse_started(job.stage, job.run, job.dir)  # another command may have finished it in the meantime
     for name in (STOP_FILE, "result.json"):
         (job.dir / name).unlink(missing_ok=True)
     for stale in job.dir.glob("error-rank*.json"):
@@ -150,10 +177,11 @@ def _prepare(job: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _spawn(job: Plan) -> Iterator[subprocess.Popen[bytes]]:
+def _spawn(job: Plan, lock: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start the workers in a session of their own, so that Ctrl-C reaches only us and we can end cleanly.
 
-    Their standard input is a pipe that closes when this process dies, however it dies: the workers then end too.
+    Their standard input is a pipe that closes when this process dies, however it dies: the workers then end too. They
+    inherit the lock, so the folder stays theirs until then.
     """
     argv = worker_argv(job.dir / "config.json", job.procs)
     with (job.dir / "worker.log").open("ab") as log:
@@ -164,6 +192,7 @@ def _spawn(job: Plan) -> Iterator[subprocess.Popen[bytes]]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(lock,),
         )
         try:
             yield process
@@ -230,6 +259,8 @@ def _failure(job: Plan, code: int) -> NanochatError:
             problem.exit_code = EXIT_BUG
             return problem
         return errors.rebuild(first["type"], first["message"], first["hint"] or resume)
+    if files.free_space(job.dir) < _NEXT_TO_NOTHING:  # too full even for the report
+        return NanochatError(f"the disk is full: {job.dir}", hint=f"free some space, then: {resume or job.command}")
     if code < 0:
         name = signal.Signals(-code).name
         likely = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""

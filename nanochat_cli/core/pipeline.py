@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 from nanochat_cli.core import config, events, files, launch, paths, planning, runs
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.settings import WORKER_CONFIGS, SynthConfig, TokTrainConfig
+from nanochat_cli.core.settings import COMMAND_CONFIGS, WORKER_CONFIGS, SynthConfig, TokTrainConfig
 
 C = TypeVar("C")
+_COMMANDS = (*(command for command in COMMAND_CONFIGS if command != "data add"), "report")
 
 FULL_MINUTES = 8.0
 """Time that the step counts of a recipe are made for, on a machine of the recipe's `tokens_per_s`."""
@@ -74,15 +75,7 @@ def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | N
         raise ConfigError(f"cannot read recipe {path}: {problem}") from problem
     if not isinstance(tree.get("stage"), list):
         raise ConfigError(f"not a recipe, it has no [[stage]]: {path}")
-    stages = tuple(
-        Stage(
-            name=table["name"],
-            command=table["command"],
-            purpose=table["purpose"],
-            options={key: value for key, value in table.items() if isinstance(value, dict)},
-        )
-        for table in tree["stage"]
-    )
+    stages = tuple(_stage(table, f"{path}, stage {i}") for i, table in enumerate(tree["stage"], start=1))
     return Recipe(
         name=path.stem,
         about=tree.get("about", ""),
@@ -92,6 +85,19 @@ def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | N
         tokens_per_s=tree.get("tokens_per_s"),
         stages=stages,
     )
+
+
+def _stage(table: Any, where: str) -> Stage:
+    """Return a stage from its table. Raises ConfigError for a command or key that is unknown, before anything runs."""
+    for key in ("name", "command", "purpose"):
+        if not isinstance(table, dict) or not isinstance(table.get(key), str):
+            raise ConfigError(f"a recipe's stage needs name, command and purpose: {where} has no {key}")
+    command, options = table["command"], {key: value for key, value in table.items() if isinstance(value, dict)}
+    if command not in _COMMANDS:
+        raise ConfigError(f"unknown command in {where}: {command}", hint=f"choose one of: {', '.join(_COMMANDS)}")
+    if command != "report":
+        config.from_dict(COMMAND_CONFIGS[command], options, where)
+    return Stage(name=table["name"], command=command, purpose=table["purpose"], options=options)
 
 
 def select(recipe: Recipe, *, first: str | None = None, last: str | None = None, skip: tuple[str, ...] = ()) -> Recipe:
@@ -117,10 +123,18 @@ def run(recipe: Recipe, on_event: Callable[[events.Event], None]) -> dict[str, A
         if is_done(recipe, stage):
             log.note(f"{stage.name}: done before")
             continue
-        outcome[stage.name] = _run_stage(recipe, stage, log, on_event)
-        if "stopped" in outcome[stage.name]:
+        try:
+            outcome[stage.name] = _run_stage(recipe, stage, log, on_event)
+        except _StopAsked:
+            return {**outcome, "stopped": stage.name}
+        asked = outcome[stage.name].pop("asked_to_stop", False)
+        if asked or "stopped" in outcome[stage.name]:  # the stop file may also have been put there by hand
             return {**outcome, "stopped": stage.name}
     return outcome
+
+
+class _StopAsked(Exception):
+    """The user asked to stop during the measurement before a stage."""
 
 
 def is_done(recipe: Recipe, stage: Stage) -> bool:
@@ -143,7 +157,8 @@ def is_done(recipe: Recipe, stage: Stage) -> bool:
 
 def _report_is_newest(folder: Path) -> bool:
     page = folder / "report.html"
-    return page.is_file() and page.stat().st_mtime >= runs.touched(folder)
+    graded = max((path.stat().st_mtime for path in (folder / "eval").glob("*.json")), default=0.0)
+    return page.is_file() and page.stat().st_mtime >= max(runs.touched(folder), graded)
 
 
 def equivalent(recipe: Recipe, stage: Stage) -> str:
@@ -191,7 +206,14 @@ def _run_stage(
         from nanochat_cli.core.data import vocabulary
 
         tok = _resolve(TokTrainConfig, recipe, stage, {}).tok
-        plan = vocabulary.make_plan([recipe.run], name=recipe.run, vocab=tok.vocab, pattern=tok.pattern)
+        plan = vocabulary.make_plan(
+            [recipe.run],
+            name=recipe.run,
+            vocab=tok.vocab,
+            pattern=tok.pattern,
+            max_chars=tok.max_chars,
+            doc_cap=tok.doc_cap,
+        )
         return vocabulary.train(plan, log=log)
     from nanochat_cli.core import report
 
@@ -228,15 +250,25 @@ def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
     folder = runs.create(recipe.run)
     facts = files.read_json(folder / "run.json", "the run's facts")
     if "scale" in facts:
+        before = facts.get("minutes")
+        if recipe.minutes is not None and recipe.minutes != before:
+            raise ConfigError(
+                f"run {recipe.run} was started with another length: --minutes {recipe.minutes:g}",
+                hint=f"it was {f'{before:g}' if before else 'not given'}; choose a new name with --run",
+            )
         return facts["scale"]
     scale = (recipe.minutes or FULL_MINUTES) / FULL_MINUTES
     measured = None
     if recipe.tokens_per_s:
         base = next(s for s in recipe.stages if s.command == "train base")
         job = planning.make("probe", stage_config(recipe, base, "base"), command="nanochat demo")
-        measured = launch.run(job, on_event)["tokens_per_s"]
+        result = launch.run(job, on_event)
+        if result.get("asked_to_stop"):
+            raise _StopAsked
+        measured = result["tokens_per_s"]
         scale *= min(1.0, measured / recipe.tokens_per_s)
-    facts |= {"scale": round(scale, 3), "recipe": recipe.name, "seed": recipe.seed, "measured_tokens_per_s": measured}
+    facts |= {"scale": round(scale, 3), "recipe": recipe.name, "seed": recipe.seed, "minutes": recipe.minutes}
+    facts["measured_tokens_per_s"] = measured
     files.write_json(folder / "run.json", facts)
     return facts["scale"]
 

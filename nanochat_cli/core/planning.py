@@ -18,6 +18,7 @@ from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig
 C = TypeVar("C")
 _CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
 _CPU_BATCH, _GPU_BATCH = 8_192, 524_288
+MAX_WEIGHT = 100_000  # repeats of a data source
 _CPU_ROWS_TOKENS, _GPU_ROWS_TOKENS = 8_192, 65_536  # tokens of one forward pass that stay cheap in memory
 
 
@@ -96,14 +97,25 @@ def model_shape(cfg: BaseTrainConfig, *, vocab_size: int, max_seq_len: int) -> s
 
 
 def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
-    """Return the optimizer steps: as given, else from the FLOPs, else from tokens per parameter."""
-    batch = cfg.batch.total_batch_size or 1
-    horizon = cfg.horizon
+    """Return the optimizer steps: as given, else from the FLOPs, else from tokens per parameter.
+
+    Raises ConfigError if the budget does not pay for one step.
+    """
+    batch, horizon = cfg.batch.total_batch_size or 1, cfg.horizon
     if horizon.num_iterations is not None:
         return horizon.num_iterations
     if horizon.target_flops is not None:
-        return max(1, round(horizon.target_flops / (shape.flops_per_token(net) * batch)))
-    return max(1, int(horizon.target_param_data_ratio * shape.num_params(net) // batch))
+        steps = round(horizon.target_flops / (shape.flops_per_token(net) * batch))
+        budget = f"target_flops {horizon.target_flops:g}"
+    else:
+        steps = int(horizon.target_param_data_ratio * shape.num_params(net) // batch)
+        budget = f"target_param_data_ratio {horizon.target_param_data_ratio:g}"
+    if steps < 1:
+        raise ConfigError(
+            f"the horizon is shorter than one step of {batch:,} tokens: {budget}",
+            hint="give --num-iterations, or a smaller --total-batch-size",
+        )
+    return steps
 
 
 def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSection:
@@ -168,6 +180,7 @@ def _tokenizer_for(corpus: str) -> str:
 
 def tokenizer_facts(name: str) -> dict[str, Any]:
     """Return what a tokenizer's file says about it (`vocab_size` and more), without loading it."""
+    files.restore_dir(paths.tokenizer_dir(name))
     path = paths.tokenizer_dir(name) / "tokenizer.json"
     if not path.is_file():
         raise MissingArtifact(f"no tokenizer named: {name}", hint="nanochat tok train --input CORPUS")
@@ -205,8 +218,13 @@ def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
 def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
     """Return the config of reinforcement learning with source and replay data settled, and the run's name."""
     cfg, _ = settle_source(cfg, stage)
-    if cfg.rl.replay or cfg.chats.data:
-        cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", "sft"))
+    if cfg.rl.replay:
+        try:
+            data = chat_sources(cfg.chats.data, cfg.source.run or "", "sft")
+        except MissingArtifact as problem:
+            hint = f"name the chats to mix in: nanochat train {stage} --data chats.json, or mix in none: --replay 0"
+            raise MissingArtifact(str(problem), hint=hint) from None
+        cfg = with_values(cfg, "chats", data=data)
     return cfg, cfg.source.run or ""
 
 
@@ -217,14 +235,17 @@ def settle_eval(cfg: EvalConfig, stage: str) -> tuple[EvalConfig, str]:
 
 
 def split_weight(text: str) -> tuple[str, float]:
-    """Return (path or name, weight) of a `PATH[:weight]` value; the weight is 1 if not given."""
+    """Return (path or name, weight) of a `PATH[:weight]` value; a tail that is no number belongs to the path.
+
+    The weight is 1 if not given. Raises ConfigError if it is not a share or a number of repeats.
+    """
     name, colon, weight = text.rpartition(":")
     try:
         number = float(weight) if colon else 1.0
     except ValueError:
         return text, 1.0
-    if colon and not number > 0:
-        raise ConfigError(f"the weight of a data source must be above 0: {text}")
+    if not 0 < number <= MAX_WEIGHT:
+        raise ConfigError(f"the weight of a data source must be above 0 and at most {MAX_WEIGHT:,}: {text}")
     return (name, number) if colon else (text, 1.0)
 
 

@@ -141,10 +141,11 @@ def create(run: str, **facts: Any) -> Path:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
-    """Hold the folder for this process; the system frees the lock when the process ends, however it ends.
+def lock(folder: Path, wait_s: float = 10.0) -> Iterator[int]:
+    """Hold the folder for this process and yield the open file that does; it is free when no process has that file.
 
-    Waits a little, because the worker of a killed command needs a moment to notice. Raises NanochatError if held.
+    A child that inherits the file holds the folder as well, so a killed command's worker keeps it until it is gone: the
+    lock waits a little for that. Raises NanochatError if it is held for longer.
     """
     import fcntl
 
@@ -165,9 +166,26 @@ def lock(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
                 time.sleep(0.1)
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
+        yield handle
     finally:
         os.close(handle)
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether a process is working in the folder right now."""
+    import fcntl
+
+    try:
+        handle = os.open(folder / "lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 # ---- listing ---------------------------------------------------------------------------------------------------------
@@ -209,6 +227,8 @@ def describe_stage(run: str, stage: str) -> StageInfo | None:
 
 
 def _status(folder: Path, history: list[events.Event]) -> str:
+    if is_held(folder):
+        return "running"
     if is_finished(folder):
         return "finished"
     last = history[-1]["kind"] if history else ""

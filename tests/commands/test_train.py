@@ -76,11 +76,22 @@ def test_a_base_folder_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-2].startswith("error: a file stands where a folder is needed")
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(cli: Cli, shell: str) -> None:
+@pytest.mark.parametrize(
+    ("shell", "file"), [("bash", "nanochat.bash"), ("zsh", "_nanochat"), ("fish", "nanochat.fish")]
+)
+def test_the_completion_scripts_in_the_tree_are_current(cli: Cli, shell: str, file: str) -> None:
     done = cli("completion", shell)
     assert done.returncode == 0
     assert "_NANOCHAT_COMPLETE" in done.stdout
+    kept = Path(__file__).resolve().parents[2] / "completions" / file
+    assert kept.read_text() == done.stdout, f"run: nanochat completion {shell} > completions/{file}"
+
+
+def test_a_shell_asks_for_completions_and_gets_them(cli: Cli) -> None:
+    env = {"_NANOCHAT_COMPLETE": "complete_bash", "COMP_WORDS": "nanochat tr", "COMP_CWORD": "1"}
+    assert cli(env=env).stdout.split() == ["train"]
+    env = {"_NANOCHAT_COMPLETE": "complete_bash", "COMP_WORDS": "nanochat train base --prec", "COMP_CWORD": "3"}
+    assert cli(env=env).stdout.split() == ["--precision"]
 
 
 def test_help_groups_options_by_section(cli: Cli) -> None:

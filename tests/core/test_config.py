@@ -123,6 +123,9 @@ def test_a_broken_file_is_one_line(tmp_path: Path) -> None:
     path.write_text("depth = 3\n")
     with pytest.raises(ConfigError, match="outside any section"):
         resolve(files=[str(path)])
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="it holds no sections"):
+        resolve(files=[str(tmp_path / "list.json")])
     with pytest.raises(ConfigError, match="no such config file or recipe: absent"):
         resolve(files=["absent"])
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from nanochat_cli.core import events
+from nanochat_cli.core.errors import NanochatError
 
 
 def test_a_tail_sees_only_whole_lines(tmp_path: Path) -> None:
@@ -52,3 +55,11 @@ def test_numbers_that_json_lacks_stay_readable(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     events.FileLog(path).emit("step", step=1, loss=float("nan"))
     assert events.read(path)[0]["loss"] == "nan"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    log = events.FileLog(tmp_path / "events.jsonl")
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    with pytest.raises(NanochatError, match="the disk is full while writing the history"):
+        log.note("hello")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from nanochat_cli.core import errors, launch, runs
 from nanochat_cli.core.errors import ConfigError, Diverged, NanochatError
-from nanochat_cli.core.settings import BaseTrainConfig
+from nanochat_cli.core.settings import BaseTrainConfig, SftConfig
 
 HEAD = """
 import json, os, sys, time
@@ -73,6 +74,15 @@ def test_a_bug_and_a_silent_end_have_the_bug_code(worker: Any) -> None:
     assert caught.value.exit_code == errors.EXIT_BUG
 
 
+def test_a_disk_too_full_for_a_report_is_the_cause(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker("sys.exit(1)")
+    monkeypatch.setattr(launch.files, "free_space", lambda path: 0)
+    with pytest.raises(NanochatError, match="the disk is full") as caught:
+        launch.run(plan(), lambda _: None)
+    assert caught.value.exit_code == 1
+    assert caught.value.hint == "free some space, then: nanochat train base"
+
+
 def test_a_killed_worker_is_named(worker: Any) -> None:
     worker("os.kill(os.getpid(), 9)")
     with pytest.raises(NanochatError, match="ended by SIGKILL"):
@@ -98,7 +108,7 @@ def test_ctrl_c_asks_the_worker_to_stop_and_save(worker: Any) -> None:
         if event.get("text") == "ready":
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
 
-    assert launch.run(plan(), on_event) == {"stopped": 7}
+    assert launch.run(plan(), on_event) == {"stopped": 7, "asked_to_stop": True}
     assert any("press Ctrl-C again" in text for text in told)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -125,6 +135,48 @@ def test_an_existing_stage_is_never_overwritten(worker: Any) -> None:
     assert "--resume" in (caught.value.hint or "")
     assert "--run" in (caught.value.hint or "")
     assert plan(resume=True).resume
+
+
+def test_only_base_can_be_told_a_new_name(worker: Any) -> None:
+    worker("done(loss=1.0)")
+    launch.run(launch.plan("sft", "r", SftConfig(), command="nanochat train sft"), lambda _: None)
+    with pytest.raises(ConfigError, match="stage sft of run r is finished") as caught:
+        launch.plan("sft", "r", SftConfig())
+    assert "move that folder away" in (caught.value.hint or "")
+    assert "new name" not in (caught.value.hint or "")
+
+
+def test_a_second_command_leaves_a_running_stage_alone(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker(WAIT_FOR_STOP)
+    lock = runs.lock
+    monkeypatch.setattr(runs, "lock", lambda folder: lock(folder, wait_s=0.2))
+    folder = runs.stage_dir("r", "base")
+    refused: list[str] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event.get("text") != "ready":
+            return
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        try:
+            launch.run(launch.plan("base", "r", BaseTrainConfig(), command="another command"), lambda _: None)
+        except NanochatError as problem:
+            refused.append(str(problem))
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert runs.is_held(folder)
+        (folder / "stop").touch()
+
+    assert launch.run(plan(), on_event)["stopped"] == 7
+    assert len(refused) == 1
+    assert "another process is working in" in refused[0]
+    assert not runs.is_held(folder)
+
+
+def test_a_worker_holds_the_folder_after_its_command_was_killed(tmp_path: Path) -> None:
+    with runs.lock(tmp_path) as held:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(held,))
+    assert runs.is_held(tmp_path)
+    child.communicate(b"\n", timeout=20)
+    assert not runs.is_held(tmp_path)
 
 
 def test_one_process_is_plain_python_and_several_are_torchrun() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nanochat_cli.core import config, files, paths, planning, runs
 from nanochat_cli.core.errors import ConfigError, MissingArtifact
-from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, SftConfig
+from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, RlConfig, SftConfig
 
 CPU = ComputeSection(gpus=0)
 
@@ -45,6 +45,21 @@ def test_the_horizon_follows_the_parameters(books: None) -> None:
     cfg = planning.make("base", base("horizon.target_param_data_ratio=2")).config
     num_params = 2 * 1000 * 256 + 12 * 4 * 256**2
     assert cfg.horizon.num_iterations == 2 * num_params // 8192
+
+
+def test_the_horizon_follows_the_compute_and_a_step_count_wins(books: None) -> None:
+    # 6 per weight but the embedding's, and 12 per layer, channel and position of attention
+    flops = 8192 * (6 * (1000 * 256 + 12 * 4 * 256**2) + 12 * 4 * 256 * 256)
+    cfg = planning.make("base", base(f"horizon.target_flops={77.4 * flops}")).config
+    assert cfg.horizon.num_iterations == 77
+    cfg = planning.make("base", base(f"horizon.target_flops={77.4 * flops}", "horizon.num_iterations=5")).config
+    assert cfg.horizon.num_iterations == 5
+
+
+@pytest.mark.parametrize("budget", ["target_flops=1", "target_param_data_ratio=0.001"])
+def test_a_budget_below_one_step_is_explained(books: None, budget: str) -> None:
+    with pytest.raises(ConfigError, match="shorter than one step of 8,192 tokens: target_"):
+        planning.make("base", base(f"horizon.{budget}"))
 
 
 @pytest.mark.parametrize(
@@ -138,3 +153,13 @@ def test_a_resume_keeps_what_the_run_was_started_with(books: None) -> None:
     again = planning.make("base", BaseTrainConfig(compute=CPU), resume=True)
     assert (again.run, again.config.model.depth, again.config.horizon.num_iterations) == ("books-d2", 2, 7)
     assert again.resume
+
+
+def test_practice_without_chats_to_mix_in_says_how_to_go_on() -> None:
+    saved_model()
+    with pytest.raises(MissingArtifact, match="no chats to train on") as caught:
+        planning.make("rl", RlConfig(compute=CPU))
+    assert "nanochat train rl --data" in (caught.value.hint or "")
+    assert "--replay 0" in (caught.value.hint or "")
+    cfg = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
+    assert planning.make("rl", cfg).config.source.step == 9

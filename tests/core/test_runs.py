@@ -85,3 +85,11 @@ def test_one_process_per_folder_and_a_killed_one_frees_it(tmp_path: Path) -> Non
         holder.wait()
         with runs.lock(tmp_path, wait_s=5):
             pass
+
+
+def test_a_stage_that_is_being_worked_on_is_running() -> None:
+    folder = make("r", "base", 3)
+    assert (info := runs.describe_stage("r", "base")) and info.status == "interrupted, resumable"
+    with runs.lock(folder):
+        assert (info := runs.describe_stage("r", "base")) and info.status == "running"
+    assert (info := runs.describe_stage("r", "base")) and info.status == "interrupted, resumable"

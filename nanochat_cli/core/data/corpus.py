@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nanochat_cli.core import paths
 from nanochat_cli.core.errors import DamagedArtifact, DataError, MissingArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
-from nanochat_cli.core.files import read_json, sha256_file
+from nanochat_cli.core.files import read_json, restore_dir, sha256_file
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -69,7 +69,7 @@ class Corpus:
     def open(cls, where: str | Path) -> Corpus:
         """Return the corpus of this name, or in this folder. Raises MissingArtifact that lists the choices."""
         directory = paths.corpus_dir(where) if isinstance(where, str) and "/" not in where else Path(where)
-        restore(directory)
+        restore_dir(directory)
         if not (directory / MANIFEST).is_file():
             known = names()
             hint = f"corpora here: {', '.join(known)}" if known else "make one: nanochat data synth"
@@ -163,17 +163,6 @@ def damaged(corpus: Corpus, bad: list[Check]) -> DamagedArtifact:
     else:
         hint = f"make the corpus again from its source, with --name {corpus.name} --force"
     return DamagedArtifact(f"corpus {corpus.name} is damaged: {told}{more}", hint=hint)
-
-
-def aside_of(final: Path) -> Path:
-    """Return where the old corpus waits while a new one takes its place."""
-    return final.with_name(f".{final.name}.replaced")
-
-
-def restore(final: Path) -> None:
-    """Bring the old corpus back if a replacement was killed between its two renames."""
-    if not final.exists() and (aside_of(final) / MANIFEST).is_file():
-        aside_of(final).rename(final)
 
 
 def names() -> list[str]:

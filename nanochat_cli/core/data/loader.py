@@ -5,8 +5,6 @@ Legend: B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -51,20 +49,6 @@ class Batches:
     def epochs(self, num_steps: int) -> float:
         """Return how many times a run of this many steps goes through the rows."""
         return num_steps * self.rows_per_step / self.rows.num_rows
-
-
-def sweep(
-    rows: PackedRows, batch_size: int, *, rank: int = 0, world: int = 1, max_rows: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (x_BT, y_BT) over every row exactly once across ranks, for evaluation; the last batch may be smaller.
-
-    `max_rows` limits it to a subset that is spread over all rows and is always the same.
-    """
-    total = rows.num_rows if max_rows is None else min(max_rows, rows.num_rows)
-    chosen = np.arange(total) * rows.num_rows // total
-    mine = chosen[rank::world]
-    for at in range(0, len(mine), batch_size):
-        yield to_tensors(rows, mine[at : at + batch_size])
 
 
 def to_tensors(rows: PackedRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:

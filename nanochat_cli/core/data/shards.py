@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from nanochat_cli.core import paths
-from nanochat_cli.core.data.corpus import CHATS, FORMAT, MANIFEST, SPLITS, ChatFile, Corpus, aside_of, restore
+from nanochat_cli.core.data.corpus import CHATS, FORMAT, MANIFEST, SPLITS, ChatFile, Corpus
 from nanochat_cli.core.data.split_writer import SplitWriters
 from nanochat_cli.core.data.staging import staged
 from nanochat_cli.core.errors import ConfigError, DataError
 from nanochat_cli.core.events import NULL, Log
-from nanochat_cli.core.files import explain_os_errors, make_dir, publish_dir, sha256_file, write_json
+from nanochat_cli.core.files import (
+    explain_os_errors,
+    make_dir,
+    publish_dir,
+    replace_dir,
+    restore_dir,
+    sha256_file,
+    write_json,
+)
 
 __all__ = ["Corpus", "CorpusWriter"]
 
@@ -102,7 +108,7 @@ class CorpusWriter:
             manifest = self._manifest()
             write_json(self.staged / MANIFEST, manifest)
             if self.force and self.final.exists():
-                _replace_dir(self.staged, self.final)
+                replace_dir(self.staged, self.final)
             else:
                 check_free(self.name, force=False)  # another command may have published it in the meantime
                 publish_dir(self.staged, self.final)
@@ -180,21 +186,8 @@ def choose_val(sizes: dict[int, int], least: float) -> frozenset[int]:
 
 def check_free(name: str, force: bool) -> None:
     """Raise ConfigError if a corpus of this name exists and may not be replaced."""
-    restore(paths.corpus_dir(name))
+    restore_dir(paths.corpus_dir(name))
     if paths.corpus_dir(name).exists() and not force:
         raise ConfigError(
             f"corpus {name} exists already", hint="choose another name with --name, or replace it with --force"
         )
-
-
-def _replace_dir(new: Path, final: Path) -> None:
-    """Put `new` in the place of `final`: the old folder is moved aside, and deleted once the new one stands."""
-    aside = aside_of(final)
-    shutil.rmtree(aside, ignore_errors=True)
-    final.rename(aside)
-    try:
-        publish_dir(new, final)
-    except BaseException:
-        aside.rename(final)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -32,9 +32,12 @@ def staged(final: Path) -> Iterator[Path]:
 def sweep(parent: Path) -> None:
     """Delete what killed processes left half-written in `parent`: folders that nobody holds a lock on."""
     for path in parent.glob(".*.tmp"):
-        if not path.is_dir() or time.time() - path.stat().st_mtime < FRESH_SECONDS:
-            continue
-        handle = os.open(path, os.O_RDONLY)
+        try:
+            if not path.is_dir() or time.time() - path.stat().st_mtime < FRESH_SECONDS:
+                continue
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # published, or swept by another process, since it was listed
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)

@@ -120,8 +120,8 @@ def ensure(
 ) -> TokenSet:
     """Return the corpus as tokens, encoding it first if that was not done yet.
 
-    Raises DamagedArtifact if what is there does not match its hashes. `verify` False trusts the content and checks
-    headers and sizes only, for a process whose neighbour has verified.
+    Raises DamagedArtifact if what is there, text or tokens, does not match its hashes. `verify` False trusts tokens
+    and checks headers and sizes only, for a process whose neighbour has verified.
     """
     directory = folder(corpus, tokenizer)
     if not (directory / MANIFEST).is_file():
@@ -133,6 +133,7 @@ def ensure(
 
 
 def _build(corpus: Corpus, tokenizer: BatchEncoder, directory: Path, threads: int | None, log: Log) -> None:
+    corpus.verify(log)  # once per tokenizer: a flipped bit in text may decode and would be trained on
     make_dir(directory.parent, "the token folder")
     with explain_os_errors(f"tokens of corpus {corpus.name}"), staged(directory) as folder:
         splits = {split: _encode_split(corpus, split, tokenizer, folder, threads, log) for split in SPLITS}

@@ -67,12 +67,13 @@ def row_batches(
     world: int = 1,
     device: str | torch.device = "cpu",
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs (x_BT, y_BT), int64 on `device`, of this rank's share of the first `limit` rows (None = all), in order.
+    """Pairs (x_BT, y_BT), int64 on `device`, of this rank's share of `limit` rows (None = all), in order.
 
-    y_BT is the next token, or -1 where it is no target. Every row goes to exactly one rank.
+    y_BT is the next token, or -1 where it is no target. Every row goes to exactly one rank. A limit takes rows spread
+    evenly over all, always the same: packing puts the longest documents into the first rows, which stand for no others.
     """
-    last = rows.num_rows if limit is None else min(limit, rows.num_rows)
-    mine = np.arange(rank, last, world)
+    count = rows.num_rows if limit is None else min(limit, rows.num_rows)
+    mine = (np.arange(count) * rows.num_rows // max(1, count))[rank::world]
     for start in range(0, len(mine), batch_size):
         ids, is_target = rows.take(mine[start : start + batch_size])
         y = np.where(is_target[:, 1:], ids[:, 1:], -1)

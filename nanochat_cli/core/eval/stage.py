@@ -227,7 +227,7 @@ def pick(task: Task, limit: int) -> list[int]:
 
 
 def _engine(subject: _Subject, cfg: EvalConfig) -> chat.Generate:
-    """Greedy replies from the model; a prompt that leaves no room in the context gets none."""
+    """Greedy replies from the model, cut where its context ends; a prompt that leaves no room gets none."""
     room = subject.model.config.max_seq_len
 
     def replies(prompts: list[list[int]], longest: int) -> list[list[int]]:
@@ -242,7 +242,7 @@ def _engine(subject: _Subject, cfg: EvalConfig) -> chat.Generate:
                 batch_size=cfg.what.batch_size,
             )
         for k, ids in zip(fitting, written, strict=True):
-            found[k] = ids
+            found[k] = ids[: room - len(prompts[k])]
         return found
 
     return replies

@@ -8,7 +8,7 @@ from typing import Any
 from nanochat_cli.core import config
 from nanochat_cli.core.report import origin
 from nanochat_cli.core.report.blocks import Block, Cell, Code, Facts, Folded, Paragraph, Row, Table
-from nanochat_cli.core.report.gather import TITLES, RunRecord, StageRecord
+from nanochat_cli.core.report.gather import TITLES, RunRecord, StageRecord, number
 from nanochat_cli.core.settings import WORKER_CONFIGS
 
 
@@ -60,7 +60,9 @@ def _recipe(run: RunRecord) -> list[str]:
         return []
     words = ["nanochat", "demo"] if recipe == "demo" else ["nanochat", "run", recipe]
     words += ["--run", run.name] if run.name != recipe else []
-    return [shlex.join([*words, *(["--seed", str(seed)] if seed else [])])]
+    words += ["--seed", str(seed)] if seed else []
+    words += ["--minutes", f"{minutes:g}"] if (minutes := number(run.facts.get("minutes"))) else []
+    return [shlex.join(words)]
 
 
 def stage_command(run: RunRecord, stage: StageRecord) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nanochat_cli.core import paths
+from nanochat_cli.core import files, paths
 from nanochat_cli.core.errors import MissingArtifact
 from nanochat_cli.core.tokenizer.tokenizer import INFO_FILE, Tokenizer
 
@@ -28,6 +28,7 @@ def find(name: str | None = None) -> Path:
             raise MissingArtifact("there is no tokenizer yet", hint="train one: nanochat tok train")
         return newest
     folder = Path(name) if "/" in name else paths.tokenizer_dir(name)
+    files.restore_dir(folder)
     if not (folder / INFO_FILE).is_file():
         known = names()
         hint = f"tokenizers here: {', '.join(known)}" if known else "train one: nanochat tok train"

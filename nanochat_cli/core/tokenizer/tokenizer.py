@@ -12,7 +12,6 @@ import base64
 import binascii
 import hashlib
 import shutil
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,16 +102,17 @@ class Tokenizer:
             ranks = _ranks_text(self._ordinary)
             files.write_atomic(staged / RANKS_FILE, ranks)
             files.write_json(staged / INFO_FILE, self._info(hashlib.sha256(ranks).hexdigest()))
-            old = _moved_away(folder) if folder.exists() else None
-            files.publish_dir(staged, folder)
-            if old:
-                shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                files.replace_dir(staged, folder)
+            else:
+                files.publish_dir(staged, folder)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """The tokenizer saved in `folder`. Raises MissingArtifact, or DamagedArtifact if a hash does not match."""
+        files.restore_dir(folder)
         if not (folder / INFO_FILE).is_file():
             raise MissingArtifact(f"no tokenizer here: {folder}", hint="train one: nanochat tok train")
         info = files.read_json(folder / INFO_FILE, "the tokenizer's description")
@@ -254,11 +254,6 @@ def _identity(tokens: Sequence[bytes], pattern: Pattern) -> str:
     digest = hashlib.sha256(f"{pattern.regex}\n{' '.join(SPECIALS)}\n{_bpe.UNICODE_VERSION}\n".encode())
     digest.update(_ranks_text(tokens))
     return digest.hexdigest()
-
-
-def _moved_away(folder: Path) -> Path:
-    with files.explain_os_errors(folder.name):
-        return folder.rename(folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"))
 
 
 def _saved_hash(folder: Path) -> str | None:

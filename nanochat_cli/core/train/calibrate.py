@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat_cli.core import paths
+from nanochat_cli.core import paths, planning
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.events import Log
-from nanochat_cli.core.models import shape
 from nanochat_cli.core.models.build import build
 from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import BaseTrainConfig
@@ -18,16 +17,8 @@ from nanochat_cli.core.train import stage
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
     """Measure the kernels that base training would choose from and return the best speed in tokens per second."""
     tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or ""))
-    m, batch = cfg.model, stage.settled(cfg.batch)
-    net = shape.from_depth(
-        m.depth,
-        tokenizer.vocab_size,
-        m.max_seq_len or 0,
-        n_embd=m.n_embd,
-        n_head=m.n_head,
-        n_kv_head=m.n_kv_head,
-        arch=m.arch,
-    )
+    batch = stage.settled(cfg.batch)
+    net = planning.model_shape(cfg, vocab_size=tokenizer.vocab_size, max_seq_len=cfg.model.max_seq_len or 0)
     planned = (cfg.horizon.num_iterations or 1) * batch.total
     model = build(net, seed=cfg.compute.seed, device=dist.device)
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)

@@ -8,13 +8,13 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
-from nanochat_cli.core import files
+from nanochat_cli.core import files, planning
 from nanochat_cli.core.data import packing, tokens
 from nanochat_cli.core.data.chats import read_chats
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.packing import PackedRows
 from nanochat_cli.core.dist import Dist
-from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
+from nanochat_cli.core.errors import DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer.conversation import Conversation, render
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
@@ -115,14 +115,9 @@ def chat_rows(
 
 
 def _path_and_weight(source: str) -> tuple[Path, float]:
-    """File and weight of `PATH[:weight]`; a tail that is no number belongs to the path."""
-    name, colon, tail = source.rpartition(":")
-    try:
-        path, weight = (Path(name), float(tail)) if colon else (Path(source), 1.0)
-    except ValueError:
-        path, weight = Path(source), 1.0
-    if not 0 < weight < 1e6:
-        raise ConfigError(f"the weight of a data source must be above 0: {source}")
+    """File and weight of `PATH[:weight]`. Raises ConfigError or MissingArtifact."""
+    name, weight = planning.split_weight(source)
+    path = Path(name)
     if not path.is_file():
         raise MissingArtifact(f"no chat file: {path}", hint="name a chat file with --data FILE")
     return path, weight

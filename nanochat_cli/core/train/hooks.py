@@ -22,7 +22,7 @@ _SAMPLE_TOKENS = 48
 
 
 class Bpb:
-    """Bits per byte over the first rows of the validation split."""
+    """Bits per byte over rows of the validation split, always the same ones."""
 
     name = "validation"
 

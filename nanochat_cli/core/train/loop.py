@@ -204,7 +204,7 @@ class _Run:
     def _tell(self, seconds: float, found: Gradient, lr_mult: float, grad_norm: float) -> None:
         job = self.job
         self.seconds += seconds
-        # The first step pays for compilation, and must not frighten the estimate for long.
+        # The first step pays for compilation: no estimate from it, and little weight in the next ones.
         first = self.step_seconds == 0.0
         self.step_seconds = seconds if first else 0.9 * self.step_seconds + 0.1 * min(seconds, 3 * self.step_seconds)
         extras = getattr(job.batches, "extras", None)
@@ -218,7 +218,7 @@ class _Run:
             grad_norm=grad_norm,
             tokens_per_s=found.tokens / seconds,
             step_ms=1000 * seconds,
-            eta_s=self.step_seconds * (job.schedule.num_steps - self.step),
+            eta_s=None if first else self.step_seconds * (job.schedule.num_steps - self.step),
             tokens=self.tokens,
             targets=found.targets,
             **(extras() if extras is not None else {}),

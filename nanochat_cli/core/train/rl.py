@@ -33,7 +33,7 @@ def run(cfg: RlConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
     replay, facts = _replay(cfg, model, tokenizer, log)
     plan = Plan(prompts_per_step=rl.prompts_per_step, num_samples=rl.num_samples, seed=seed, replay=rl.replay)
     rollouts = Rollouts(plan, questions, player.sample, tokenizer, dist, replay)
-    exam = Exam(player, open_task(rl.task, split=questions[0][0].held_out[0], seed=seed), dist, every=rl.num_iterations)
+    exam = Exam(player, open_task(rl.task, seed=seed), dist, every=rl.num_iterations)
     # Rows of many widths and no long run: compiling would cost more than it brings.
     compute = dataclasses.replace(cfg.compute, compile="off")
     tokens = rl.prompts_per_step * rl.num_samples * rl.max_new_tokens

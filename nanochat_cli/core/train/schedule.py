@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from nanochat_cli.core.errors import ConfigError
-
 MOMENTUM_START = 0.85
 
 
@@ -107,35 +105,6 @@ class Horizon:
 
     num_steps: int
     reason: str
-
-
-def base_horizon(
-    *,
-    num_iterations: int | None,
-    target_flops: float | None,
-    target_param_data_ratio: float,
-    num_params: int,
-    flops_per_token: float,
-    tokens_per_step: int,
-) -> Horizon:
-    """Return the length of pretraining: a step count, else a compute budget, else a ratio of tokens to parameters.
-
-    Raises ConfigError if the budget does not pay for one step.
-    """
-    if num_iterations is not None:
-        return Horizon(num_iterations, "num_iterations")
-    if target_flops is not None:
-        steps = round(target_flops / (flops_per_token * tokens_per_step))
-        reason = f"target_flops {target_flops:g}"
-    else:
-        steps = int(target_param_data_ratio * num_params // tokens_per_step)
-        reason = f"{target_param_data_ratio:g} tokens per parameter"
-    if steps < 1:
-        raise ConfigError(
-            f"the horizon is shorter than one step of {tokens_per_step:,} tokens: {reason}",
-            hint="give --num-iterations, or a smaller --total-batch-size",
-        )
-    return Horizon(steps, reason)
 
 
 def epoch_horizon(*, num_iterations: int | None, num_epochs: float, num_rows: int, rows_per_step: int) -> Horizon:

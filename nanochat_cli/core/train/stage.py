@@ -67,6 +67,7 @@ def resume_point(run: RunContext, log: Log) -> Loaded | None:
         return None
     if not steps(run.dir):
         log.note("nothing was saved yet: starting from the beginning")
+        log.emit("resumed", step=0)  # what the lost steps recorded is left out of the history
         return None
     return checkpoint.load(run.dir, log=log)
 

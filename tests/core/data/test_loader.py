@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanochat_cli.core.data.loader import Batches, sweep
+from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.data.packing import PackedRows, pack_documents
 from nanochat_cli.core.data.tokens import TokenSplit
 from nanochat_cli.core.errors import ConfigError
@@ -80,13 +80,3 @@ def test_steps_larger_than_the_data_repeat_it(rows) -> None:
 def test_too_many_processes_for_a_step(rows) -> None:
     with pytest.raises(ConfigError, match="2 rows, too few for 3 processes"):
         Batches(rows, rows_per_step=2, seed=0).step(0, 0, 3)
-
-
-def test_sweep_gives_each_row_once(rows) -> None:
-    whole = stacked(list(sweep(rows, 16)))[0]
-    assert torch.equal(whole, torch.from_numpy(rows.take(np.arange(rows.num_rows))[0][:, :-1]))
-    ranks = torch.cat([stacked(list(sweep(rows, 16, rank=rank, world=3)))[0] for rank in range(3)])
-    assert sorted(map(tuple, ranks.tolist())) == sorted(map(tuple, whole.tolist()))
-    some = stacked(list(sweep(rows, 16, max_rows=10)))[0]
-    assert len(some) == 10 and len({tuple(row) for row in some.tolist()}) == 10
-    assert len(stacked(list(sweep(rows, 16, max_rows=10**9)))[0]) == rows.num_rows

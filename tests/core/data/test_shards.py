@@ -105,7 +105,7 @@ def test_an_existing_corpus_is_kept_or_replaced(make_corpus, texts) -> None:
 
 def test_replacement_killed_between_its_renames_loses_nothing(make_corpus, texts) -> None:
     corpus = make_corpus(texts)
-    corpus.dir.rename(corpora.aside_of(corpus.dir))
+    corpus.dir.rename(files.aside_of(corpus.dir))
     assert Corpus.open("small").fingerprint == corpus.fingerprint
 
 

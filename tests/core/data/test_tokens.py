@@ -10,7 +10,7 @@ import pytest
 
 from nanochat_cli.core.data import tokenfile, tokens
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.errors import DamagedArtifact, MissingArtifact
+from nanochat_cli.core.errors import DamagedArtifact
 
 
 def texts_of(token_set: tokens.TokenSet, split: str) -> list[str]:
@@ -139,11 +139,20 @@ def test_another_process_may_be_faster(make_corpus, make_tokenizer, texts, token
     assert [p.name for p in (corpus.dir / "tokens").iterdir()] == [tokenizer.hash[:12]]
 
 
-def test_a_damaged_corpus_is_told_while_encoding(make_corpus, texts, tokenizer) -> None:
+def test_a_damaged_corpus_is_never_encoded(make_corpus, texts, tokenizer) -> None:
+    """A changed byte may still decode as parquet: only its hash tells."""
     corpus = make_corpus(texts)
-    (corpus.dir / "train-00000.parquet").unlink()
-    with pytest.raises(MissingArtifact, match=r"train-00000\.parquet"):
+    shard = corpus.dir / "train-00000.parquet"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DamagedArtifact, match=r"train-00000\.parquet \(its SHA-256 differs"):
         tokens.ensure(corpus, tokenizer)
+    shard.unlink()
+    with pytest.raises(DamagedArtifact, match=r"train-00000\.parquet \(missing"):
+        tokens.ensure(corpus, tokenizer)
+    assert tokenizer.calls == 0
+    assert not (corpus.dir / "tokens").exists()
 
 
 def test_header_is_documented_bytes(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_ranks_together_see_every_row_once(model: Table, rows: Rows) -> None:
     assert joint.nats == pytest.approx(whole.nats, rel=1e-9)
 
 
+def test_a_limit_takes_rows_from_everywhere() -> None:
+    rows = Rows(100, 4)
+    rows.ids[:] = np.arange(100)[:, None]
+    shares = [[int(x[0, 0]) for x, _ in bpb.row_batches(rows, 1, limit=5, rank=r, world=2)] for r in range(2)]
+    assert shares == [[0, 40, 80], [20, 60]]
+
+
 def test_limit_and_training_mode(model: Table, rows: Rows) -> None:
     assert sum(len(x) for x, _ in bpb.row_batches(rows, 2, limit=5)) == 5
     model.train()

@@ -128,3 +128,12 @@ def test_pick_takes_the_first_of_each_family() -> None:
     items = stage.pick(task, 3)
     families = [task.family(i) for i in items]
     assert len(items) == 3 * len(set(families)) and items == sorted(items)
+
+
+def test_a_reply_ends_where_the_context_does(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(made))
+    model, tokenizer, meta = checkpoint.load_model(checkpoint.find("r", "sft"))
+    subject = stage._Subject(model=model, tokenizer=tokenizer, meta=meta, corpus=None)
+    answer = stage._engine(subject, config.build(EvalConfig, {"what.max_new_tokens": 8}))
+    replies = answer([[tokenizer.bos_id] + [5] * (n - 1) for n in (96, 95, 90, 50)], 8)
+    assert [len(reply) for reply in replies] == [0, 1, 6, 8]

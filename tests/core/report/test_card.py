@@ -196,10 +196,10 @@ def test_commands_that_made_corpus_and_tokenizer(make_run: MakeRun) -> None:
         (base / folder).mkdir(parents=True)
         (base / folder / name).write_text(json.dumps(content))
     facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(facts | {"recipe": "demo", "seed": 3}))
+    (run / "run.json").write_text(json.dumps(facts | {"recipe": "demo", "seed": 3, "minutes": 2.0}))
     text = write_report(run).markdown.read_text(encoding="utf-8")
     for command in (
-        "nanochat demo --seed 3",
+        "nanochat demo --seed 3 --minutes 2",
         "nanochat data synth --name tiny --documents 900 --chats 0 --seed 3",
         "nanochat tok train --input tiny --name tiny-tok --vocab 512 --pattern digit",
     ):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from nanochat_cli.core import files
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, MissingArtifact
 from nanochat_cli.core.tokenizer.patterns import PATTERN_NAMES
 from nanochat_cli.core.tokenizer.tokenizer import SPECIALS, Tokenizer
@@ -153,6 +155,24 @@ def test_saving_again(tokenizer: Tokenizer, saved: Path) -> None:
     assert Tokenizer.load(saved).hash == tokenizer.hash
     other.save(saved, replace=True)
     assert Tokenizer.load(saved).hash == other.hash
+    assert [path.name for path in saved.parent.iterdir()] == ["tok"]
+
+
+def test_a_replacement_that_fails_or_is_killed_loses_nothing(
+    tokenizer: Tokenizer, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Tokenizer.train(TEXTS, 400)
+
+    def full(*_: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "publish_dir", full)
+        with pytest.raises(OSError, match="no space"):
+            other.save(saved, replace=True)
+    assert Tokenizer.load(saved).hash == tokenizer.hash
+    saved.rename(files.aside_of(saved))  # where a kill between the two renames leaves it
+    assert Tokenizer.load(saved).hash == tokenizer.hash
     assert [path.name for path in saved.parent.iterdir()] == ["tok"]
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.settings import OptimSection
 from nanochat_cli.core.train import schedule
 
@@ -49,22 +48,6 @@ def test_weight_decay_fades_out() -> None:
     assert schedule.weight_decay(0, 10, start=0.2) == 0.2
     assert schedule.weight_decay(5, 10, start=0.2) == pytest.approx(0.1)
     assert schedule.weight_decay(10, 10, start=0.2) == 0.0
-
-
-def horizon(**given: float | None) -> schedule.Horizon:
-    values = {"num_iterations": None, "target_flops": None, "target_param_data_ratio": 20.0, **given}
-    return schedule.base_horizon(**values, num_params=560_988_160, flops_per_token=3.49e9, tokens_per_step=524_288)  # type: ignore[arg-type]
-
-
-def test_horizon_precedence_and_the_published_step_count() -> None:
-    assert horizon().num_steps == 21_400
-    assert horizon(target_flops=3.49e9 * 524_288 * 77.4).num_steps == 77
-    assert horizon(target_flops=1e20, num_iterations=5).num_steps == 5
-
-
-def test_a_budget_below_one_step_is_explained() -> None:
-    with pytest.raises(ConfigError, match="shorter than one step of 524,288 tokens"):
-        horizon(target_flops=1.0)
 
 
 def test_epochs_count_rows() -> None:

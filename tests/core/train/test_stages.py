@@ -146,6 +146,7 @@ def test_resuming_before_anything_was_saved_starts_over(corpus: Path) -> None:
     heard, log = hear()
     train("base", log=log, resume=True)
     assert "nothing was saved yet" in " ".join(e["text"] for e in told(heard, "note")) and weights("base") == straight
+    assert [e["step"] for e in told(heard, "resumed")] == [0], "the history must not hold the lost steps twice"
 
 
 def test_resuming_a_finished_stage_measures_and_trains_nothing(corpus: Path) -> None:

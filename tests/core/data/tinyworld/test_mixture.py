@@ -13,8 +13,11 @@ from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIG
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "?"
-GOLDEN_CHATS = {"mid": "?", "sft": "?"}
+GOLDEN_DOCUMENTS = "0330b1fbcbafaff820a90fabd60cb8223646a35ce3d5559595d5b08427cedd7e"
+GOLDEN_CHATS = {
+    "mid": "afa4f565ff9ca7cb34e15aba5144151bc3c6896b6ef68b55547b5a8f70fe93b8",
+    "sft": "3759521b1653fe1bbe835f47216617095ea5c5d9ce89e6e1cd6b90a360682177",
+}
 
 
 def sha256(texts: list[str]) -> str:
@@ -84,7 +87,8 @@ def test_held_facts_are_told_but_never_asked_for() -> None:
     for relation, x, y in facts.keys_for("held"):
         for wording in WORDINGS[f"fact-{relation.name}"][0]:
             asked = wording.format(x=x).lower().rstrip("?.")
-            assert not re.search(rf"(?<!\w){re.escape(asked)}(?!\w)", lower) or asked == f"{relation.label} {x}".lower()
+            if asked in lower and asked != f"{relation.label} {x}".lower():  # "color of a fox" is also a bare line
+                assert not re.search(rf"\b{re.escape(asked)}\b", lower), asked
         told += any(capital(way.format(x=x, y=y)) in text for way in relation.statements)
     assert told > 0.4 * len(facts.keys_for("held"))
 
