@@ -19,7 +19,6 @@ LAYERS = {
     "core.files": 0,
     "core.registry": 0,
     "core.events": 0,
-    "core.extras": 0,
     "core.machine": 0,
     "core.runs": 1,
     "core.launch": 1,

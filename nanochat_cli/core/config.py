@@ -117,6 +117,7 @@ def resolve(
     flags: Mapping[str, Any] | None = None,
     sets: Iterable[str] = (),
     files: Iterable[str] = (),
+    recipe: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
     project_file: Path | None = None,
 ) -> Resolved[C]:
@@ -143,6 +144,8 @@ def resolve(
         found = find_config_file(name)
         for path, raw in read_config_file(found, command).items():
             take(path, raw, f"--config {name}")
+    for path, raw in (recipe or {}).items():
+        take(path, raw, "recipe")
     environ = os.environ if env is None else env
     for path, option in known.items():
         if option.env in environ:

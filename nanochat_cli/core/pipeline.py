@@ -8,6 +8,7 @@ interrupted, however, goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import tomllib
 from collections.abc import Callable, Iterator
@@ -147,12 +148,21 @@ def is_done(recipe: Recipe, stage: Stage) -> bool:
         case ["train", name]:
             return runs.is_finished(runs.stage_dir(recipe.run, name))
         case ["eval"]:
-            graded = stage.options.get("source", {}).get("source", runs.STAGES[-1])
-            return (runs.stage_dir(recipe.run, "eval") / f"{graded}.json").is_file()
+            return _is_graded(recipe.run, stage.options.get("source", {}).get("source", runs.STAGES[-1]))
         case ["report"]:
             return _report_is_newest(paths.run_dir(recipe.run))
         case _:
             raise ConfigError(f"recipe {recipe.name} has an unknown command: {stage.command}")
+
+
+def _is_graded(run: str, stage: str) -> bool:
+    """Whether the last checkpoint of a stage has answered its questions."""
+    record = runs.stage_dir(run, "eval") / f"{stage}.json"
+    steps = runs.checkpoint_steps(runs.stage_dir(run, stage))
+    if not record.is_file() or not steps:
+        return False
+    found = files.read_json(record, "the evaluation")
+    return bool(found.get("tasks")) and found.get("step") == steps[-1]
 
 
 def _report_is_newest(folder: Path) -> bool:
@@ -223,7 +233,9 @@ def _run_stage(
 def _resolve(cls: type[C], recipe: Recipe, stage: Stage, flags: dict[str, Any]) -> C:
     """Return a stage's config: the recipe's tables, then what the run itself decides; the rest as for any command."""
     own = {f"{section}.{key}": value for section, table in stage.options.items() for key, value in table.items()}
-    return config.resolve(cls, command=stage.command, flags={**own, **flags}).config
+    # The folder one happens to stand in must not change a recipe: no project file; the environment may.
+    nowhere = Path(os.devnull)
+    return config.resolve(cls, command=stage.command, recipe=own, flags=flags, project_file=nowhere).config
 
 
 def _run_worker(recipe: Recipe, stage: Stage, name: str, on_event: Callable[[events.Event], None]) -> dict[str, Any]:

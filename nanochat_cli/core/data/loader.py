@@ -42,10 +42,6 @@ class Batches:
         size = device_batch_size or len(mine)
         return [to_tensors(self.rows, mine[at : at + size]) for at in range(0, len(mine), size)]
 
-    def epoch_of(self, step: int) -> int:
-        """Return how many times all rows have been gone through when a step begins."""
-        return step * self.rows_per_step // self.rows.num_rows
-
     def epochs(self, num_steps: int) -> float:
         """Return how many times a run of this many steps goes through the rows."""
         return num_steps * self.rows_per_step / self.rows.num_rows

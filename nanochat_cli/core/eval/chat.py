@@ -55,7 +55,6 @@ def _judge(task: Task, item: int, conversation: Conversation, ids: list[int], to
     end = tokenizer.special("assistant_end")
     stopped = bool(ids) and ids[-1] == end
     body = ids[:-1] if stopped else ids
-    lengths = tokenizer.token_bytes()
     reply = tokenizer.decode(body)
     *question, reference = conversation.to_json()["messages"]
     return Prediction(
@@ -65,7 +64,7 @@ def _judge(task: Task, item: int, conversation: Conversation, ids: list[int], to
         reference=plain_text(reference["content"]),
         reply=reply,
         correct=stopped and task.grade(conversation, reply),
-        well_formed=stopped and all(lengths[token] for token in body),
+        well_formed=stopped and not any(tokenizer.is_special(token) for token in body),
         label=task.label(item),
         shortcut=task.shortcut(item),
     )

@@ -144,6 +144,7 @@ class _Run:
         self.last_saved: int | None = None
         self.seconds = 0.0
         self.step_seconds = 0.0
+        self.timed = False
         self.smooth = guards.SmoothLoss()
         self.metrics: dict[str, float] = {}
 
@@ -204,9 +205,10 @@ class _Run:
     def _tell(self, seconds: float, found: Gradient, lr_mult: float, grad_norm: float) -> None:
         job = self.job
         self.seconds += seconds
-        # The first step pays for compilation: no estimate from it, and little weight in the next ones.
-        first = self.step_seconds == 0.0
-        self.step_seconds = seconds if first else 0.9 * self.step_seconds + 0.1 * min(seconds, 3 * self.step_seconds)
+        # The first step of a process pays for compilation and is left out of the estimate.
+        first, self.timed = not self.timed, True
+        if not first:
+            self.step_seconds = 0.9 * self.step_seconds + 0.1 * seconds if self.step_seconds else seconds
         extras = getattr(job.batches, "extras", None)
         self.log.emit(
             "step",
@@ -265,6 +267,8 @@ class _Run:
             try:
                 self._keep(hook.run(self.step, self.log))
             except Exception as problem:
+                if self.dist.world > 1:  # the others wait for this rank in a collective of the same hook
+                    raise
                 self.log.warning(f"{hook.name} at step {self.step} failed, training goes on: {problem}")
             finally:
                 self.job.model.train()
