@@ -250,7 +250,7 @@ def read_config_file(path: Path, command: str) -> dict[str, Any]:
         mine = [stage for stage in tree["stage"] if stage.get("command") == command]
         if not mine:
             raise ConfigError(f"recipe {path.stem} has no stage for: {command}")
-        tree = {key: table for key, table in mine[0].items() if isinstance(table, dict)}
+        tree = {key: table for key, table in mine[-1].items() if isinstance(table, dict)}
     return flatten(tree, str(path))
 
 

@@ -144,7 +144,7 @@ class _BoundedAttention(torch.autograd.Function):
     def forward(ctx: Any, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, seen: Tensor) -> Tensor:
         q, k, v = (x.flatten(0, 1).contiguous() for x in (q_BHTD, k_BHSD, v_BHSD))
         score = torch.bmm(q, k.transpose(1, 2)).unflatten(0, q_BHTD.shape[:2])
-        weight = (torch.exp2(score) * seen).flatten(0, 1)
+        weight = score.exp2_().mul_(seen).flatten(0, 1)
         total = weight.sum(-1, keepdim=True, dtype=torch.float32)
         y = (torch.bmm(weight, v) / total).to(v.dtype)
         ctx.save_for_backward(q, k, v, weight, total, y)
@@ -155,6 +155,7 @@ class _BoundedAttention(torch.autograd.Function):
         q, k, v, weight, total, y = ctx.saved_tensors
         grad_y = (grads[0].flatten(0, 1) / total).to(v.dtype).contiguous()
         lost = (grad_y.float() * y).sum(-1, keepdim=True)
-        grad_score = (weight * (torch.bmm(grad_y, v.transpose(1, 2)) - lost) * LN_2).to(v.dtype)
-        parts = (torch.bmm(grad_score, k), torch.bmm(grad_score.mT, q), torch.bmm(weight.mT, grad_y))
+        grad_score = (torch.bmm(grad_y, v.transpose(1, 2)) - lost).mul_(weight).to(v.dtype)
+        grad_q, grad_k = torch.bmm(grad_score, k).mul_(LN_2), torch.bmm(grad_score.mT, q).mul_(LN_2)
+        parts = (grad_q, grad_k, torch.bmm(weight.mT, grad_y))
         return *(part.unflatten(0, grads[0].shape[:2]) for part in parts), None

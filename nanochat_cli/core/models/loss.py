@@ -58,22 +58,23 @@ class _CappedLoss(torch.autograd.Function):
         share_N1 = (-log_sum_N).exp()[:, None]
         target_N1 = target_N.int()[:, None]  # comparisons of 32 bits vectorise, of 64 bits they do not
         column_V = torch.arange(logits_NV.size(1), device=logits_NV.device, dtype=torch.int32)
-        parts: list[Tensor] = []
+        grad_NV = torch.empty_like(logits_NV)
         for rows, chunk in zip(_row_slices(logits_NV), _chunks(logits_NV), strict=True):
             sigmoid = _sigmoid(chunk, ctx.softcap)
-            grad = _power(sigmoid, ctx.softcap) * share_N1[rows] - (column_V == target_N1[rows]).float()
-            parts.append((grad * (sigmoid - sigmoid * sigmoid) * scale_N1[rows]).to(chunk.dtype))
-        return torch.cat(parts) if len(parts) > 1 else parts[0], None, None
+            grad = _power(sigmoid, ctx.softcap).mul_(share_N1[rows])
+            grad.add_(column_V == target_N1[rows], alpha=-1).mul_(sigmoid).mul_(sigmoid.neg_().add_(1))
+            grad_NV[rows] = grad.mul_(scale_N1[rows])
+        return grad_NV, None, None
 
 
 def _sigmoid(logits: Tensor, softcap: float) -> Tensor:
     """Return s in (0, 1), fp32; the capped logit is softcap * (2s - 1)."""
-    return 1 / (1 + torch.exp2(logits.float() * (-2 * LOG2_E / softcap)))
+    return (logits.float() * (-2 * LOG2_E / softcap)).exp2_().add_(1).reciprocal_()
 
 
 def _power(sigmoid: Tensor, softcap: float) -> Tensor:
     """Return exp of the capped logit."""
-    return torch.exp2(sigmoid * (2 * softcap * LOG2_E) - softcap * LOG2_E)
+    return (sigmoid * (2 * softcap * LOG2_E)).sub_(softcap * LOG2_E).exp2_()
 
 
 def _chunk_rows(logits_NV: Tensor) -> int:

@@ -9,7 +9,7 @@ from nanochat_cli.core.data.tinyworld.arithmetic import sum_is_held, worked_sum
 from nanochat_cli.core.data.tinyworld.items import Exchange, Split, is_held
 from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.spelling import running_count, spaced, words_for
-from nanochat_cli.core.data.tinyworld.words import GUESTS, TOPICS
+from nanochat_cli.core.data.tinyworld.words import GUESTS, NAMES, TOPICS
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,16 @@ def guest_name(rng: Rng, split: Split) -> str:
     """Returns a guest's name; half of those in training are made up, so that copying beats remembering."""
     if split == "held" or rng.chance(50):
         return rng.pick(fillers("g", split))
-    syllables = [rng.pick("bdfghjklmnprstvz") + rng.pick("aeiou") for _ in range(rng.between(1, 3))]
-    name = ("".join(syllables) + rng.pick("lmnrst")).capitalize()
-    return name if name not in fillers("g", "held") else rng.pick(fillers("g", split))
+    return made_up_name(rng)
+
+
+def made_up_name(rng: Rng) -> str:
+    """Returns a name of one to three syllables that is not kept for testing."""
+    while True:
+        syllables = [rng.pick("bdfghjklmnprstvz") + rng.pick("aeiou") for _ in range(rng.between(1, 3))]
+        name = ("".join(syllables) + rng.pick("lmnrst")).capitalize()
+        if not is_held("chat", name, 25) and name not in NAMES:
+            return name
 
 
 def small_talk(rng: Rng, split: Split, wording: Split = "train") -> Exchange:

@@ -157,20 +157,29 @@ def keys_for(split: Split) -> tuple[tuple[Relation, str, str], ...]:
     )
 
 
-def item(rng: Rng, split: Split | None) -> Item:
-    """Returns one fact; split None draws from all of them, which only statements and bare lines may use."""
-    relation, x, y = rng.pick(keys_for(split) if split else KEYS)
+def item(rng: Rng, split: Split) -> Item:
+    """Returns the question for one fact."""
+    relation, x, y = rng.pick(keys_for(split))
     return Item(
         family="facts",
         wording=f"fact-{relation.name}",
         slots={"x": x, "y": y},
-        worked=f"{relation.label} {x}: {y}.",
+        worked=bare(relation, x, y),
         answer=y,
     )
 
 
-def statement(rng: Rng) -> str:
-    """Returns one fact in a sentence, held ones included: the model must be told what it is later asked."""
+def bare(relation: Relation, x: str, y: str) -> str:
+    """Returns the fact in the form of the answers: "Color of grass: green."."""
+    return f"{relation.label} {x}: {y}."
+
+
+def told(rng: Rng) -> str:
+    """Returns one fact as a sentence, bare, or both; held ones included, for the model must learn what it is asked.
+
+    Both together practise, for every fact, to name it again: the step between a question and its answer.
+    """
     relation, x, y = rng.pick(KEYS)
     text = rng.pick(relation.statements).format(x=x, y=y)
-    return text[0].upper() + text[1:]
+    sentence = text[0].upper() + text[1:]
+    return (sentence, bare(relation, x, y), f"{sentence} {bare(relation, x, y)}")[(0, 1, 2, 2)[rng.below(4)]]

@@ -17,9 +17,9 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 400, "list": 60, "tell": 20, "add-1": 10, "add-2": 30, "add-3": 30, "sub-1": 12, "sub-2": 40, "sub-3": 50,
-    "choice": 13, "spell": 45, "count": 80, "first-letter": 15, "last-letter": 25, "word-length": 25, "facts": 90,
-    "next-number": 30, "small-talk": 25,
+    "story": 340, "list": 60, "tell": 20, "add-1": 10, "add-2": 30, "add-3": 30, "sub-1": 10, "sub-2": 40, "sub-3": 60,
+    "choice": 10, "spell": 45, "count": 85, "first-letter": 15, "last-letter": 25, "word-length": 20, "facts": 130,
+    "next-number": 25, "small-talk": 25, "follow-up": 20,
 }
 CHAT_WEIGHTS = {
     "mid": {
@@ -81,9 +81,17 @@ def document(seed: int, i: int) -> str:
     return "\n".join(lines)
 
 
+def told(rng: Rng) -> tuple[str, list[Item], stories.World]:
+    """Returns a story that answers at least one question; now and then all that would happen is kept for testing."""
+    while True:
+        text, items, world = stories.tell(rng, "train")
+        if items:
+            return text, items, world
+
+
 def story_document(rng: Rng) -> str:
     """Returns a story and up to four of its questions answered, a third of them without the question's words."""
-    text, items, world = stories.tell(rng, "train")
+    text, items, world = told(rng)
     lines = [text]
     if rng.chance(40):
         lines.append(stories.ledger(rng, world))
@@ -102,8 +110,10 @@ def line(rng: Rng, skill: str) -> str:
         return f"{said} {reply}"
     if skill == "choice":  # the long way only: pretraining shows that work can be shown
         return choice.three_numbers(rng, "train", direct=False).worked
+    if skill == "follow-up":
+        return "\n".join(" ".join(turn) for turn in chatter.follow_up(rng, "train").turns)
     if skill == "facts" and rng.chance(60):
-        return facts.statement(rng) if rng.chance(50) else facts.item(rng, None).worked
+        return facts.told(rng)
     item = ITEMS[skill](rng)
     return item.worked if rng.chance(50) else f"{question(rng, item)} {item.worked}"
 
@@ -126,10 +136,7 @@ def chat(seed: int, i: int, stage: Stage = "sft") -> Conversation:
 
 def story_turns(rng: Rng) -> tuple[tuple[str, str], ...]:
     """Returns a conversation about one story: two questions in most cases, the story told in the first turn."""
-    items: list[Item] = []
-    while not items:
-        _, items, _ = stories.tell(rng, "train")
-    first, *rest = items
+    _, (first, *rest), _ = told(rng)
     turns = [(with_context(first, question(rng, first)), first.worked)]
     if rng.chance(75):
         turns += [(question(rng, item), item.worked) for item in rest[:1]]

@@ -20,6 +20,8 @@ PLACES = listed("barn beach bakery cave farm forest garden hall kitchen library 
 
 ADJECTIVES = listed("red blue green small big new pretty shiny soft nice")
 
+COUNTED = listed("apples birds books cakes cards coins nuts pens shells stones")
+
 # Three to eight letters, common, nothing a child should not read. Many have a letter two or three times.
 SPELLING_WORDS = listed(
     "ant arm bag bat bed bee bib boy bus bun can car cat cow cup dad dog ear egg eye fan fly fox gum hat hen ice "

@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIG
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "0330b1fbcbafaff820a90fabd60cb8223646a35ce3d5559595d5b08427cedd7e"
+GOLDEN_DOCUMENTS = "cfca9545ce29b473c97b174cb095aae30a4a2fc13efd47dcd27a98ab0a2b71ea"
 GOLDEN_CHATS = {
-    "mid": "afa4f565ff9ca7cb34e15aba5144151bc3c6896b6ef68b55547b5a8f70fe93b8",
-    "sft": "3759521b1653fe1bbe835f47216617095ea5c5d9ce89e6e1cd6b90a360682177",
+    "mid": "effac1bbde365548b04e7b7f748279838dfb325c6f3ee69c50b01e0f48fb7990",
+    "sft": "3a74ebb665bbd47df17a728a89bfdcb447d0bfdb47256a855ccaf21958b71112",
 }
 
 
