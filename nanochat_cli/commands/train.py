@@ -21,40 +21,71 @@ ResumeOpt = Annotated[
 @app.command("base")
 @leaf
 @options_from(BaseTrainConfig, "train base")
-def base(cfg: BaseTrainConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+def base(
+    cfg: BaseTrainConfig,
+    out: Output,
+    resolved: config.Resolved[BaseTrainConfig],
+    resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
+) -> None:
     """Pretrain a model on a corpus: it learns to guess each next token."""
-    run_stage("base", cfg, out, resume=resume, dry_run=dry_run)
+    run_stage("base", cfg, out, resolved.typed, resume=resume, dry_run=dry_run)
 
 
 @app.command("mid")
 @leaf
 @options_from(MidTrainConfig, "train mid")
-def mid(cfg: MidTrainConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+def mid(
+    cfg: MidTrainConfig,
+    out: Output,
+    resolved: config.Resolved[MidTrainConfig],
+    resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
+) -> None:
     """Teach a base model the form of a conversation: every token of the chats is a target."""
-    run_stage("mid", cfg, out, resume=resume, dry_run=dry_run)
+    run_stage("mid", cfg, out, resolved.typed, resume=resume, dry_run=dry_run)
 
 
 @app.command("sft")
 @leaf
 @options_from(SftConfig, "train sft")
-def sft(cfg: SftConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+def sft(
+    cfg: SftConfig,
+    out: Output,
+    resolved: config.Resolved[SftConfig],
+    resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
+) -> None:
     """Fine-tune on conversations: only the assistant's tokens are targets."""
-    run_stage("sft", cfg, out, resume=resume, dry_run=dry_run)
+    run_stage("sft", cfg, out, resolved.typed, resume=resume, dry_run=dry_run)
 
 
 @app.command("rl")
 @leaf
 @options_from(RlConfig, "train rl")
-def rl(cfg: RlConfig, out: Output, resume: ResumeOpt = False, dry_run: DryRunOpt = False) -> None:
+def rl(
+    cfg: RlConfig,
+    out: Output,
+    resolved: config.Resolved[RlConfig],
+    resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
+) -> None:
     """Reinforce right answers on a task whose answers can be checked."""
-    run_stage("rl", cfg, out, resume=resume, dry_run=dry_run)
+    run_stage("rl", cfg, out, resolved.typed, resume=resume, dry_run=dry_run)
 
 
 def run_stage(
-    stage: str, cfg: Any, out: Output, *, resume: bool = False, dry_run: bool = False, command: str | None = None
+    stage: str,
+    cfg: Any,
+    out: Output,
+    typed: frozenset[str] = frozenset(),
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    command: str | None = None,
 ) -> dict[str, Any] | None:
     """Plan one training stage, run it and show the result; return the result, or None after a dry run."""
-    job = planning.make(stage, cfg, resume=resume, command=command)
+    job = planning.make(stage, cfg, resume=resume, typed=typed, command=command)
     if dry_run:
         show_plan(job, out)
         return None

@@ -109,6 +109,15 @@ class Resolved(Generic[C]):
     config: C
     origin: dict[str, str]
 
+    @property
+    def typed(self) -> frozenset[str]:
+        """The paths of the options given on the command line, as flags or with `--set`."""
+        return frozenset(path for path, source in self.origin.items() if source == "--set" or _is_flag(source))
+
+
+def _is_flag(source: str) -> bool:
+    return source.startswith("--") and not source.startswith("--config ")
+
 
 def resolve(
     cls: type[C],

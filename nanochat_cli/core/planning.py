@@ -6,7 +6,7 @@ Torch-free, so that `--dry-run` and mistakes answer at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,12 +28,17 @@ def with_values(config: C, section: str, **values: Any) -> C:
     return dataclasses.replace(config, **{section: changed})  # type: ignore[type-var]
 
 
-def make(stage: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> launch.Plan:
-    """Return the plan of a stage with every automatic value settled. Raises ConfigError or MissingArtifact."""
+def make(
+    stage: str, cfg: Any, *, resume: bool = False, typed: Iterable[str] = (), command: str | None = None
+) -> launch.Plan:
+    """Return the plan of a stage with every automatic value settled. Raises ConfigError or MissingArtifact.
+
+    `typed` holds the paths of the options given on the command line; a resume refuses those that would change the run.
+    """
     cfg = with_values(cfg, "compute", gpus=num_gpus(cfg.compute))
     if resume:
         run = _run_to_resume(stage, cfg)
-        return launch.plan(stage, run, _as_started(stage, run, cfg), resume=True, command=command)
+        return launch.plan(stage, run, _as_started(stage, run, cfg, frozenset(typed)), resume=True, command=command)
     settle = _SETTLE[stage]
     settled, run = settle(cfg, stage)
     return launch.plan(stage, run, settled, command=command)
@@ -50,13 +55,29 @@ def _run_to_resume(stage: str, cfg: Any) -> str:
     raise MissingArtifact(f"nothing to resume: no run has started stage {stage}", hint=f"nanochat train {stage}")
 
 
-def _as_started(stage: str, run: str, asked: Any) -> Any:
-    """Return the config that the stage was started with; only what cannot change the result may differ."""
+_FREE_ON_RESUME = ("compute.procs", "compute.gpus", "compute.threads")
+
+
+def _as_started(stage: str, run: str, asked: Any, typed: frozenset[str]) -> Any:
+    """Return the config that the stage was started with; only where it computes may differ, and how often it reports.
+
+    Raises ConfigError for an option typed now that would make it another run.
+    """
     if not (runs.stage_dir(run, stage) / "config.json").is_file():
         raise MissingArtifact(f"nothing to resume: stage {stage} of run {run} was never started")
     saved = launch.saved_config(stage, run)
-    compute = dataclasses.replace(saved.compute, procs=asked.compute.procs, gpus=asked.compute.gpus)
-    return dataclasses.replace(saved, compute=compute)
+    before, now = (config.flatten(config.to_dict(c), "config") for c in (saved, asked))
+    settled = with_values(saved, "compute", gpus=asked.compute.gpus)
+    for path in sorted(typed):
+        section, _, key = path.partition(".")
+        if section in ("eval", "save") or path in _FREE_ON_RESUME:
+            settled = with_values(settled, section, **{key: getattr(getattr(asked, section), key)})
+        elif section not in ("output", "source") and before[path] != now[path]:
+            raise ConfigError(
+                f"a resumed run keeps what it was started with, so {path} cannot become: {now[path]}",
+                hint=f"it is {before[path]}; leave the option out, or start a new run",
+            )
+    return settled
 
 
 # ---- base ------------------------------------------------------------------------------------------------------------

@@ -163,3 +163,20 @@ def test_practice_without_chats_to_mix_in_says_how_to_go_on() -> None:
     assert "--replay 0" in (caught.value.hint or "")
     cfg = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
     assert planning.make("rl", cfg).config.source.step == 9
+
+
+def test_a_resume_refuses_what_would_make_it_another_run(books: None) -> None:
+    job = planning.make("base", base("horizon.num_iterations=7"))
+    job.dir.mkdir(parents=True)
+    (job.dir / "config.json").write_text(json.dumps({"config": config.to_dict(job.config)}))
+    runs.create(job.run)
+
+    def resume(**typed: Any) -> BaseTrainConfig:
+        cfg = base(*(f"{path}={value}" for path, value in typed.items()))
+        return planning.make("base", cfg, resume=True, typed=typed).config
+
+    with pytest.raises(ConfigError, match=r"horizon.num_iterations cannot become: 9") as caught:
+        resume(**{"horizon.num_iterations": 9})
+    assert (caught.value.hint or "").startswith("it is 7;")
+    free = resume(**{"horizon.num_iterations": 7, "compute.procs": 2, "save.save_every": 3})
+    assert (free.compute.procs, free.save.save_every, free.save.keep_last, free.eval.eval_every) == (2, 3, 2, 250)
