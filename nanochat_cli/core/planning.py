@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_cli.core import files, launch, paths, runs
+from nanochat_cli.core import config, files, launch, paths, runs
 from nanochat_cli.core.errors import ConfigError, MissingArtifact
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, RlConfig
