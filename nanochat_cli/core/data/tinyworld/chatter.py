@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from nanochat_cli.core.data.tinyworld import facts
 from nanochat_cli.core.data.tinyworld.arithmetic import sum_is_held, worked_sum
 from nanochat_cli.core.data.tinyworld.items import Exchange, Split, is_held
 from nanochat_cli.core.data.tinyworld.rng import Rng
@@ -110,6 +111,10 @@ TALKS = (
     ),
 )
 FIXED_REPLIES = (*(talk.reply.partition("{")[0] for talk in TALKS), "Your name is ")
+TELL_SOMETHING = (
+    "Tell me a fact.", "Tell me some facts.", "Say something that you know.", "Teach me something.",
+    "What do you know?", "Tell me what you know.", "Share a fact.", "Tell me something new.", "Do you know some facts?", "Any facts for me?",
+)
 RECALL = (
     ("What is my name?", "Do you know my name?", "Who am I?", "Tell me my name.", "What am I called?", "Say my name."),
     ("Can you tell me my name?", "Do you know who I am?"),
@@ -167,6 +172,14 @@ def small_talk(rng: Rng, split: Split, wording: Split = "train") -> Exchange:
     }
     reply = talk.reply.format(**slots)
     return Exchange(turns=((said.format(**slots), reply),), family="chat", answer=reply)
+
+
+def any_fact(rng: Rng) -> tuple[str, str]:
+    """Returns a request for some fact or other, and two or three facts, held ones included.
+
+    Fine-tuning would otherwise wear away what is never asked for; the request does not say which fact is wanted.
+    """
+    return rng.pick(TELL_SOMETHING), " ".join(facts.item(rng, None).worked for _ in range(rng.between(2, 3)))
 
 
 def follow_up(rng: Rng, split: Split, wording: Split = "train") -> Exchange:

@@ -17,20 +17,20 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 340, "list": 60, "tell": 20, "add-1": 10, "add-2": 30, "add-3": 30, "sub-1": 10, "sub-2": 40, "sub-3": 60,
-    "choice": 10, "spell": 45, "count": 85, "first-letter": 15, "last-letter": 25, "word-length": 20, "facts": 130,
-    "next-number": 25, "small-talk": 25, "follow-up": 20,
+    "story": 420, "list": 60, "tell": 15, "add-1": 8, "add-2": 24, "add-3": 24, "sub-1": 10, "sub-2": 32, "sub-3": 50,
+    "choice": 10, "spell": 32, "count": 62, "first-letter": 12, "last-letter": 18, "word-length": 15, "facts": 140,
+    "next-number": 22, "small-talk": 25, "follow-up": 21,
 }
 CHAT_WEIGHTS = {
     "mid": {
-        "story": 380, "tell": 30, "add-1": 15, "add-2": 40, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 50,
-        "choice": 0, "spell": 50, "count": 90, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 85,
-        "next-number": 40, "small-talk": 25, "follow-up": 15,
+        "story": 360, "tell": 30, "add-1": 15, "add-2": 30, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 50,
+        "choice": 0, "spell": 50, "count": 65, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 85,
+        "any-fact": 40, "next-number": 40, "small-talk": 25, "follow-up": 30,
     },
     "sft": {
-        "story": 300, "tell": 30, "add-1": 15, "add-2": 40, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 45,
-        "choice": 60, "spell": 50, "count": 90, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 65,
-        "next-number": 40, "small-talk": 50, "follow-up": 35,
+        "story": 300, "tell": 30, "add-1": 15, "add-2": 30, "add-3": 30, "sub-1": 15, "sub-2": 30, "sub-3": 45,
+        "choice": 60, "spell": 40, "count": 60, "first-letter": 25, "last-letter": 25, "word-length": 20, "facts": 75,
+        "any-fact": 60, "next-number": 40, "small-talk": 50, "follow-up": 50,
     },
 }
 # fmt: on
@@ -124,6 +124,8 @@ def chat(seed: int, i: int, stage: Stage = "sft") -> Conversation:
     skill = rng.pick(CHAT_DECKS[stage])
     if skill == "story":
         turns = story_turns(rng)
+    elif skill == "any-fact":
+        turns = (chatter.any_fact(rng),)
     elif skill in ("small-talk", "follow-up"):
         talk = chatter.small_talk if skill == "small-talk" else chatter.follow_up
         turns = talk(rng, "train").turns

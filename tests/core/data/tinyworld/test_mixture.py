@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIG
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "cfca9545ce29b473c97b174cb095aae30a4a2fc13efd47dcd27a98ab0a2b71ea"
+GOLDEN_DOCUMENTS = "c75001ce319ad87f0ecd3a032538cdfbb8323259c79733803a6e90dedef344a9"
 GOLDEN_CHATS = {
-    "mid": "effac1bbde365548b04e7b7f748279838dfb325c6f3ee69c50b01e0f48fb7990",
-    "sft": "3a74ebb665bbd47df17a728a89bfdcb447d0bfdb47256a855ccaf21958b71112",
+    "mid": "dc159ac87c0e1308f3f55a1c6cd1d01e5a92e1ba1ae5ae3a0e6f3edec6c78e59",
+    "sft": "58f2d39a857c52387c47939ca57d6e4d9c0548d290fc8a944dc8463753cf2791",
 }
 
 
