@@ -91,10 +91,12 @@ def test_only_bpb_keeps_what_was_measured_before(evaluate: Any) -> None:
 
 def test_a_base_model_is_not_asked(evaluate: Any) -> None:
     result, record, told = evaluate("base")
-    assert record["tasks"] == [] and "val_bpb" in result
+    assert "tasks" not in record and "val_bpb" in result
     assert any("has not learned to chat" in event.get("text", "") for event in told)
     _, record, _ = evaluate("base", task=("tinyworld",), limit=1, only="chat")
     assert record["tasks"]
+    _, record, _ = evaluate("base")
+    assert record["tasks"], "an evaluation that asks nothing keeps what the same weights answered before"
 
 
 def test_corpus_that_is_gone(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> None:

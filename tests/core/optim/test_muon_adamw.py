@@ -38,7 +38,7 @@ def train(model: LanguageModel, optimizer: optim.MuonAdamW, steps: range) -> flo
         optimizer.clip(1.0)
         optimizer.step(lr_mult=1 - step / 100, momentum=0.9, weight_decay=0.01)
         optimizer.zero_grad()
-    return float(loss)
+    return float(loss.detach())
 
 
 @pytest.fixture(autouse=True)

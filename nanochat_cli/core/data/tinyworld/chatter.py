@@ -113,7 +113,8 @@ TALKS = (
 FIXED_REPLIES = (*(talk.reply.partition("{")[0] for talk in TALKS), "Your name is ")
 TELL_SOMETHING = (
     "Tell me a fact.", "Tell me some facts.", "Say something that you know.", "Teach me something.",
-    "What do you know?", "Tell me what you know.", "Share a fact.", "Tell me something new.", "Do you know some facts?", "Any facts for me?",
+    "What do you know?", "Tell me what you know.", "Share a fact.", "Tell me something new.",
+    "Do you know some facts?", "Any facts for me?",
 )
 RECALL = (
     ("What is my name?", "Do you know my name?", "Who am I?", "Tell me my name.", "What am I called?", "Say my name."),
