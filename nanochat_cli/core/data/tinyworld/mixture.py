@@ -17,9 +17,9 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 420, "list": 60, "tell": 15, "add-1": 8, "add-2": 24, "add-3": 24, "sub-1": 10, "sub-2": 32, "sub-3": 50,
-    "choice": 10, "spell": 32, "count": 62, "first-letter": 12, "last-letter": 18, "word-length": 15, "facts": 140,
-    "next-number": 22, "small-talk": 25, "follow-up": 21,
+    "story": 420, "list": 50, "tell": 15, "add-1": 8, "add-2": 26, "add-3": 26, "sub-1": 10, "sub-2": 36, "sub-3": 50,
+    "choice": 10, "spell": 38, "count": 70, "first-letter": 12, "last-letter": 20, "word-length": 20, "facts": 120,
+    "next-number": 24, "small-talk": 25, "follow-up": 20,
 }
 CHAT_WEIGHTS = {
     "mid": {

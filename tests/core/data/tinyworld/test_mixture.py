@@ -13,7 +13,7 @@ from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIG
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "c75001ce319ad87f0ecd3a032538cdfbb8323259c79733803a6e90dedef344a9"
+GOLDEN_DOCUMENTS = "2ab382a86a0975d08c25ccf6051d73b24066f5d6399ea2ac2caded7fe9f752a4"
 GOLDEN_CHATS = {
     "mid": "dc159ac87c0e1308f3f55a1c6cd1d01e5a92e1ba1ae5ae3a0e6f3edec6c78e59",
     "sft": "58f2d39a857c52387c47939ca57d6e4d9c0548d290fc8a944dc8463753cf2791",
