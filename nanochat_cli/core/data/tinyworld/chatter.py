@@ -180,7 +180,7 @@ def any_fact(rng: Rng) -> tuple[str, str]:
 
     Fine-tuning would otherwise wear away what is never asked for; the request does not say which fact is wanted.
     """
-    return rng.pick(TELL_SOMETHING), " ".join(facts.item(rng, None).worked for _ in range(rng.between(2, 3)))
+    return rng.pick(TELL_SOMETHING), " ".join(facts.bare(*rng.pick(facts.KEYS)) for _ in range(rng.between(2, 3)))
 
 
 def follow_up(rng: Rng, split: Split, wording: Split = "train") -> Exchange:

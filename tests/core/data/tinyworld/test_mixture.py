@@ -5,18 +5,19 @@ import re
 import time
 from functools import cache
 
-from nanochat_cli.core.data.tinyworld import arithmetic, chat, document, facts, spelling
+from nanochat_cli.core.data.tinyworld import arithmetic, chat, chatter, document, facts, spelling
 from nanochat_cli.core.data.tinyworld.asking import capital
 from nanochat_cli.core.data.tinyworld.chatter import fillers
 from nanochat_cli.core.data.tinyworld.items import is_held
 from nanochat_cli.core.data.tinyworld.mixture import CHAT_WEIGHTS, DOCUMENT_WEIGHTS
+from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
 GOLDEN_DOCUMENTS = "2ab382a86a0975d08c25ccf6051d73b24066f5d6399ea2ac2caded7fe9f752a4"
 GOLDEN_CHATS = {
-    "mid": "dc159ac87c0e1308f3f55a1c6cd1d01e5a92e1ba1ae5ae3a0e6f3edec6c78e59",
-    "sft": "58f2d39a857c52387c47939ca57d6e4d9c0548d290fc8a944dc8463753cf2791",
+    "mid": "589c75772ac25d74d03f3fc62994f6a3971c64593ec11152c8255ba2ae232a52",
+    "sft": "ae0fe6a335b029d9011274f4745f14f4d4f7ccd8698cfc4887dff5421658adaa",
 }
 
 
@@ -122,3 +123,10 @@ def test_generation_is_fast_enough_for_a_demo() -> None:
     for i in range(2000):
         document(9, i)
     assert time.process_time() - start < 1.0  # sixty thousand must take seconds, not minutes
+
+
+def test_any_fact_tells_held_facts_too_without_being_asked_for_them() -> None:
+    held = [facts.bare(*key) for key in facts.keys_for("held")]
+    told = [chatter.any_fact(Rng(i)) for i in range(600)]
+    assert sum(fact in reply for fact in held for _, reply in told) > 200
+    assert not any(x in said for said, _ in told for _, x, _ in facts.keys_for("held") if len(x) > 3)
