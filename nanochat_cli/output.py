@@ -164,6 +164,7 @@ class Watcher:
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        self._unheard = False
 
     def __enter__(self) -> Watcher:
         return self
@@ -175,11 +176,16 @@ class Watcher:
         """Leave the terminal as it was."""
 
     def on_event(self, event: Event) -> None:
-        """Draw one event."""
-        if event["kind"] == "warning":
-            self.say(event["text"], "warning")
-        elif not self.output.quiet:
-            self.draw(event)
+        """Draw one event. When nobody reads any more (`2>&1 | head`), the work goes on without being drawn."""
+        if self._unheard:
+            return
+        try:
+            if event["kind"] == "warning":
+                self.say(event["text"], "warning")
+            elif not self.output.quiet:
+                self.draw(event)
+        except BrokenPipeError:
+            self._unheard = True
 
     def draw(self, event: Event) -> None:
         """Draw an event that is not a warning."""

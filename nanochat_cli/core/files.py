@@ -10,7 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nanochat_cli.core.errors import DamagedArtifact, EnvironmentLacks, MissingArtifact, NanochatError
@@ -38,6 +38,14 @@ def explain_os_errors(what: str) -> Iterator[None]:
                 hint="move that file away, or set NANOCHAT_BASE_DIR to another folder",
             ) from problem
         raise
+
+
+def inside(folder: Path, name: str, what: str) -> Path:
+    """Return the file of this name in a folder. Raises DamagedArtifact if the name leads out of it."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name or not parts.parts:
+        raise DamagedArtifact(f"{what} names a file outside its folder: {name}")
+    return folder / name
 
 
 def make_dir(path: Path, what: str) -> Path:

@@ -26,6 +26,8 @@ _NEXT_TO_NOTHING = 64 << 10
 # Training takes and returns the same tens of megabytes at every step. By default glibc hands them back to the system,
 # which clears them anew each time, page by page; kept, and in huge pages, they cost a seventh of the page faults.
 _KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
+_SAME_SIZES = ("probe", "base", "mid", "sft")
+"""Stages of which that is true; with replies of every length, kept memory would only pile up."""
 # Threads that wait for each other spin for long by default: 4 % faster on an idle machine, several times slower on one
 # with other work, where a spinning thread keeps the one it waits for from running.
 _WAIT_SPINNING = "1000"
@@ -70,7 +72,7 @@ def _refuse_started(stage: str, run: str, folder: Path) -> None:
     if stage not in runs.STAGES or not (finished or runs.checkpoint_steps(folder)):
         return
     state = "is finished" if finished else "was started before"
-    anew = "choose a new name with --run" if stage == "base" else "move that folder away to train it anew"
+    anew = "choose a new name with --run" if stage == "base" else "train it anew into another run with --into NAME"
     raise ConfigError(
         f"stage {stage} of run {run} {state}: {folder}",
         hint=f"continue it with `nanochat train {stage} --run {run} --resume`, or {anew}",
@@ -99,13 +101,14 @@ def worker_argv(config_path: Path, num_procs: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_procs}", *worker]
 
 
-def worker_env(compute: Any, num_procs: int) -> dict[str, str]:
+def worker_env(compute: Any, num_procs: int, stage: str = "base") -> dict[str, str]:
     """Return the environment of the workers: one thread per core in total, and a kernel cache that survives."""
     threads = compute.threads or max(1, machine.usable_cores() // num_procs)
     env = dict(os.environ)
     env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_dir() / "inductor"))
-    env.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
+    if stage in _SAME_SIZES:
+        env.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
     env.setdefault("GOMP_SPINCOUNT", _WAIT_SPINNING)
     if compute.gpus == 0 or (compute.gpus is None and not has_gpu()):
         env["CUDA_VISIBLE_DEVICES"] = ""
@@ -191,7 +194,7 @@ def _spawn(job: Plan, lock: int) -> Iterator[subprocess.Popen[bytes]]:
     with (job.dir / "worker.log").open("ab") as log:
         process = subprocess.Popen(
             argv,
-            env=worker_env(job.config.compute, job.procs),
+            env=worker_env(job.config.compute, job.procs, job.stage),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

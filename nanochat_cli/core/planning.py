@@ -6,7 +6,7 @@ Torch-free, so that `--dry-run` and mistakes answer at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, RlConfig
 
 C = TypeVar("C")
+LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr")
 _CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
 _CPU_BATCH, _GPU_BATCH = 8_192, 524_288
 MAX_WEIGHT = 100_000  # repeats of a data source
@@ -46,7 +47,7 @@ def make(
 
 def _run_to_resume(stage: str, cfg: Any) -> str:
     """Return the run named in the config, else the most recent one in which the stage was started."""
-    named = cfg.output.run if stage == "base" else cfg.source.run
+    named = cfg.output.run if stage == "base" else cfg.output.into or cfg.source.run
     if named is not None:
         return paths.check_name("run", named)
     for run in runs.all_runs():
@@ -226,19 +227,32 @@ def settle_source(cfg: C, before: str | None) -> tuple[C, dict[str, Any]]:
     return with_values(cfg, "source", run=run, source=stage, step=step), saved
 
 
+def with_rates(cfg: C, saved: Mapping[str, Any]) -> C:
+    """Return the config with every learning rate that was left open taken from the checkpoint that it starts from."""
+    rates = dataclasses.asdict(cfg.optim)  # type: ignore[attr-defined]
+    trained = saved["config"]["optim"]
+    return with_values(cfg, "optim", **{name: trained[name] for name in LEARNING_RATES if rates[name] is None})
+
+
 def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
     """Return the config of mid-training or SFT with source, data and batch settled, and the run's name."""
     cfg, saved = settle_source(cfg, stage)
     seq_len = saved["model"]["max_seq_len"]
-    batch = cfg.batch
-    cfg = dataclasses.replace(cfg, batch=settle_batch(batch, seq_len, cfg.compute))
+    cfg = with_rates(cfg, saved)
+    cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
     cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", stage))
-    return cfg, cfg.source.run or ""
+    return cfg, _written_run(cfg)
+
+
+def _written_run(cfg: MidTrainConfig | RlConfig) -> str:
+    """Return the run that a stage after pretraining writes into."""
+    return paths.check_name("run", cfg.output.into or cfg.source.run or "")
 
 
 def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
     """Return the config of reinforcement learning with source and replay data settled, and the run's name."""
-    cfg, _ = settle_source(cfg, stage)
+    cfg, saved = settle_source(cfg, stage)
+    cfg = with_rates(cfg, saved)
     if cfg.rl.replay:
         try:
             data = chat_sources(cfg.chats.data, cfg.source.run or "", "sft")
@@ -246,7 +260,7 @@ def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
             hint = f"name the chats to mix in: nanochat train {stage} --data chats.json, or mix in none: --replay 0"
             raise MissingArtifact(str(problem), hint=hint) from None
         cfg = with_values(cfg, "chats", data=data)
-    return cfg, cfg.source.run or ""
+    return cfg, _written_run(cfg)
 
 
 def settle_eval(cfg: EvalConfig, stage: str) -> tuple[EvalConfig, str]:

@@ -36,6 +36,13 @@ class OutputSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IntoSection:
+    """Where a later stage writes."""
+
+    into: str | None = opt(None, "Run to write into, made if need be (automatic: the run that it starts from).")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CorpusSection:
     """What base training reads."""
 
@@ -91,12 +98,9 @@ class ChatHorizon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimSection:
-    """Optimizer: Muon for matrices, AdamW for embedding and head."""
+class LearningSection:
+    """How learning rates move, and what keeps updates in bounds."""
 
-    matrix_lr: float = opt(0.02, "Muon learning rate of the block matrices.", min=0)
-    embedding_lr: float = opt(0.2, "AdamW learning rate of the embedding, at width 768.", min=0)
-    unembedding_lr: float = opt(0.004, "AdamW learning rate of the head, at width 768.", min=0)
     weight_decay: float = opt(0.0, "Decoupled weight decay of the block matrices.", min=0)
     grad_clip: float | None = opt(1.0, "Largest global gradient norm (none: no clipping).", min=0)
     warmup_ratio: float = opt(0.0, "Share of the steps in which the learning rate rises.", min=0, max=1)
@@ -108,9 +112,21 @@ class OptimSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptimSection(OptimSection):
-    """Optimizer of chat training: fresh state, lower rates, falling to zero."""
+class OptimSection(LearningSection):
+    """Optimizer: Muon for matrices, AdamW for embedding and head."""
 
+    matrix_lr: float = opt(0.02, "Muon learning rate of the block matrices.", min=0)
+    embedding_lr: float = opt(0.2, "AdamW learning rate of the embedding, at width 768.", min=0)
+    unembedding_lr: float = opt(0.004, "AdamW learning rate of the head, at width 768.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptimSection(LearningSection):
+    """Optimizer of chat training: fresh state, a share of pretraining's rates, falling to zero."""
+
+    matrix_lr: float | None = opt(None, "Muon learning rate (automatic: as in pretraining).", min=0)
+    embedding_lr: float | None = opt(None, "AdamW rate of the embedding (automatic: as in pretraining).", min=0)
+    unembedding_lr: float | None = opt(None, "AdamW rate of the head (automatic: as in pretraining).", min=0)
     warmdown_ratio: float = opt(1.0, "Share of the steps in which the learning rate falls.", min=0, max=1)
     init_lr_frac: float = opt(0.5, "Share of pretraining's learning rates to start with.", min=0)
 
@@ -193,6 +209,7 @@ class MidTrainConfig:
     """`nanochat train mid`."""
 
     source: SourceSection = field(default_factory=SourceSection)
+    output: IntoSection = field(default_factory=IntoSection)
     chats: ChatDataSection = field(default_factory=ChatDataSection)
     batch: BatchSection = field(default_factory=BatchSection)
     horizon: ChatHorizon = field(default_factory=ChatHorizon)
@@ -212,6 +229,7 @@ class RlConfig:
     """`nanochat train rl`."""
 
     source: SourceSection = field(default_factory=SourceSection)
+    output: IntoSection = field(default_factory=IntoSection)
     rl: RlSection = field(default_factory=RlSection)
     chats: ChatDataSection = field(default_factory=ChatDataSection)
     optim: RlOptimSection = field(default_factory=RlOptimSection)

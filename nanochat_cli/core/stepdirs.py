@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from nanochat_cli.core import files, runs
@@ -113,10 +113,8 @@ def verify(path: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _verify_file(folder: Path, name: str, facts: Any) -> None:
-    file = folder / name
-    inside = PurePosixPath(name)
-    unsafe = inside.is_absolute() or ".." in inside.parts or "\\" in name
-    if unsafe or any(part.is_symlink() for part in (file, *file.parents[: len(inside.parts)])):
+    file = files.inside(folder, name, "checkpoint")
+    if any(part.is_symlink() for part in (file, *file.parents[: len(Path(name).parts)])):
         raise DamagedArtifact(f"checkpoint names a file outside its folder: {name}")
     if not isinstance(facts, dict) or not file.is_file():
         raise DamagedArtifact(f"checkpoint lacks a file: {file}")

@@ -137,12 +137,12 @@ def test_an_existing_stage_is_never_overwritten(worker: Any) -> None:
     assert plan(resume=True).resume
 
 
-def test_only_base_can_be_told_a_new_name(worker: Any) -> None:
+def test_a_finished_stage_can_be_trained_anew_into_another_run(worker: Any) -> None:
     worker("done(loss=1.0)")
     launch.run(launch.plan("sft", "r", SftConfig(), command="nanochat train sft"), lambda _: None)
     with pytest.raises(ConfigError, match="stage sft of run r is finished") as caught:
         launch.plan("sft", "r", SftConfig())
-    assert "move that folder away" in (caught.value.hint or "")
+    assert "another run with --into NAME" in (caught.value.hint or "")
     assert "new name" not in (caught.value.hint or "")
 
 

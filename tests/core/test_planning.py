@@ -114,7 +114,8 @@ def saved_model(run: str = "r", steps: tuple[int, ...] = (3, 9)) -> None:
     for step in steps:
         folder = runs.stage_dir(run, "base") / f"step-{step:06d}"
         folder.mkdir(parents=True)
-        files.write_json(folder / "config.json", {"model": {"max_seq_len": 64}})
+        rates = {"matrix_lr": 0.05, "embedding_lr": 0.01, "unembedding_lr": 0.003}
+        files.write_json(folder / "config.json", {"model": {"max_seq_len": 64}, "config": {"optim": rates}})
 
 
 def test_chat_training_starts_from_the_last_step_and_reads_the_files_named(tmp_path: Path) -> None:
@@ -130,6 +131,17 @@ def test_chat_training_starts_from_the_last_step_and_reads_the_files_named(tmp_p
     assert caught.value.hint == "steps: 3, 9"
     with pytest.raises(MissingArtifact, match="no chats to train on"):
         planning.make("sft", SftConfig())
+
+
+def test_chat_training_takes_the_learning_rates_it_is_not_given_from_its_source(tmp_path: Path) -> None:
+    saved_model()
+    chats = tmp_path / "c.json"
+    chats.write_text("[]")
+    cfg = dataclasses.replace(SftConfig(), chats=dataclasses.replace(SftConfig().chats, data=(str(chats),)))
+    optim = planning.make("sft", planning.with_values(cfg, "optim", embedding_lr=0.5)).config.optim
+    assert (optim.matrix_lr, optim.embedding_lr, optim.unembedding_lr) == (0.05, 0.5, 0.003)
+    practice = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
+    assert planning.make("rl", practice).config.optim.matrix_lr == 0.05
 
 
 @pytest.mark.parametrize(

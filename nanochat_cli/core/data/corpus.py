@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nanochat_cli.core import paths
 from nanochat_cli.core.errors import DamagedArtifact, DataError, MissingArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
-from nanochat_cli.core.files import read_json, restore_dir, sha256_file
+from nanochat_cli.core.files import inside, read_json, restore_dir, sha256_file
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -64,6 +64,8 @@ class Corpus:
             self.chat_files = tuple(ChatFile(**entry) for entry in manifest["chats"])
         except (KeyError, TypeError) as problem:
             raise DamagedArtifact(f"corpus manifest is damaged: {directory / MANIFEST} ({problem})") from problem
+        for entry in (*self.shards, *self.chat_files):  # a corpus may come from someone else
+            inside(directory, str(entry.name), "corpus manifest")
 
     @classmethod
     def open(cls, where: str | Path) -> Corpus:

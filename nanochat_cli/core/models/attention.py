@@ -16,6 +16,8 @@ from nanochat_cli.core.models.base import DecodeState, Linear, norm, rotate
 from nanochat_cli.core.models.shape import ModelConfig
 
 LN_2, LOG2_E = math.log(2), math.log2(math.e)
+_GRAIN = 16
+"""Keys are read in multiples of this: every new length costs a CPU a new kernel, which it then keeps in memory."""
 
 
 class KVState:
@@ -52,8 +54,12 @@ class KVState:
         chosen.length_B, chosen.extent = self.length_B[rows], self.extent
         return chosen
 
+    def reach(self, num_tokens: int) -> int:
+        """Return how many positions are read when a chunk is appended; those that no row has yet are masked."""
+        return min(self.max_len, -(-(self.extent + num_tokens) // _GRAIN) * _GRAIN)
+
     def append(self, layer: int, k_BTKD: Tensor, v_BTKD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a chunk at each row's end; return that layer's keys and values so far, as BKSD.
+        """Store a chunk at each row's end; return that layer's keys and values up to `reach`, as BKSD.
 
         Raises ValueError when the chunk does not fit in.
         """
@@ -64,11 +70,12 @@ class KVState:
         position_BT = self.length_B[:, None] + torch.arange(k_BTKD.size(1), device=k_BTKD.device)
         self.k_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = k_BTKD
         self.v_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = v_BTKD
-        return self.k_LBKSD[layer, :, :, :end], self.v_LBKSD[layer, :, :, :end]
+        seen = self.reach(k_BTKD.size(1))
+        return self.k_LBKSD[layer, :, :, :seen], self.v_LBKSD[layer, :, :, :seen]
 
     def visible(self, num_tokens: int) -> Tensor:
         """Return the mask B1TS (bool): query t of row b stands at length_B[b] + t and sees what is not behind it."""
-        key_S = torch.arange(self.extent + num_tokens, device=self.length_B.device)
+        key_S = torch.arange(self.reach(num_tokens), device=self.length_B.device)
         position_BT = self.length_B[:, None] + torch.arange(num_tokens, device=self.length_B.device)
         return key_S <= position_BT[:, None, :, None]
 

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.optim.adamw import AdamW
 from nanochat_cli.core.optim.groups import ParamGroup
 from nanochat_cli.core.optim.muon import Muon
 
 
 class OptimSettings(Protocol):
-    """The learning rates that `build` reads, one per role."""
+    """The learning rates that `build` reads, one per role; planning leaves none of them open."""
 
     @property
-    def matrix_lr(self) -> float: ...
+    def matrix_lr(self) -> float | None: ...
     @property
-    def embedding_lr(self) -> float: ...
+    def embedding_lr(self) -> float | None: ...
     @property
-    def unembedding_lr(self) -> float: ...
+    def unembedding_lr(self) -> float | None: ...
 
 
 class MuonAdamW:
@@ -30,9 +31,9 @@ class MuonAdamW:
 
     def __init__(self, groups: Sequence[ParamGroup], settings: OptimSettings, dtype: torch.dtype) -> None:
         rates = {
-            "matrix": settings.matrix_lr,
-            "embedding": settings.embedding_lr,
-            "unembedding": settings.unembedding_lr,
+            "matrix": _settled(settings.matrix_lr),
+            "embedding": _settled(settings.embedding_lr),
+            "unembedding": _settled(settings.unembedding_lr),
         }
         self.muons = [Muon(g, rates[g.role] * g.lr_scale, dtype) for g in groups if g.kind == "muon"]
         self.adamws = [AdamW(g, rates[g.role] * g.lr_scale) for g in groups if g.kind == "adamw"]
@@ -76,3 +77,9 @@ def build(
     Every process of `dist` holds the whole state and makes the same step from the same reduced gradients.
     """
     return MuonAdamW(groups, settings, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+
+
+def _settled(rate: float | None) -> float:
+    if rate is None:
+        raise ConfigError("a learning rate is not settled", hint="start training through `nanochat train`")
+    return rate

@@ -70,7 +70,8 @@ def stage_command(run: RunRecord, stage: StageRecord) -> str | None:
     if stage.name not in WORKER_CONFIGS or not stage.saved:
         return None
     flags = {option.path: option for option in config.options(WORKER_CONFIGS[stage.name])}
-    words = ["nanochat", "train", stage.name, "--run", run.name]
+    source = stage.saved.get("config", {}).get("source", {}).get("run")  # another run's, for a stage written --into
+    words = ["nanochat", "train", stage.name, "--run", source or run.name]
     for path, value, _ in stage.changed():
         option = flags.get(path)
         if option is None or path == "source.run":

@@ -6,6 +6,7 @@ What is held out, by family; a key is held by a hash of its meaning, a tenth of 
 - spell, count, first-letter, last-letter, word-length: the word in this one use. Its letters are met in the others.
 - facts: the question. Three facts in ten are told in pretraining, as sentences and as bare lines, and never asked for.
 - story: who holds what, who is where. A held pair is true in no training story at any time.
+- echo: what is to be repeated.
 - tell: the person and the thing together, as a request.
 - chat, follow-up: a quarter of the visitors' names and topics. Fixed lines (greetings, thanks) have nothing to hold out
   but their wording.
@@ -20,6 +21,7 @@ from nanochat_cli.core.data.tinyworld import (
     arithmetic,
     chatter,
     choice,
+    echo,
     facts,
     grading,
     mixture,
@@ -34,8 +36,8 @@ from nanochat_cli.core.tasks.base import Task
 from nanochat_cli.core.tokenizer.conversation import Conversation
 
 FAMILIES = (
-    "add-1", "add-2", "add-3", "sub-2", "sub-3", "next-number", *spelling.KINDS, "facts", *stories.FAMILIES, "tell",
-    "chat", "follow-up", "choice",
+    "add-1", "add-2", "add-3", "sub-2", "sub-3", "next-number", *spelling.KINDS, "facts", *stories.FAMILIES, "echo",
+    "tell", "chat", "follow-up", "choice",
 )  # fmt: skip
 PER_FAMILY = 200
 
@@ -109,6 +111,7 @@ def draw(rng: Rng, family: str, split: Split) -> Item:
     return {
         "next-number": lambda: arithmetic.neighbour(rng, split),
         "facts": lambda: facts.item(rng, split),
+        "echo": lambda: echo.item(rng, split),
         "tell": lambda: tales.item(rng, split),
         "choice": lambda: choice.three_numbers(rng, split, direct=False),
     }[family]()

@@ -17,7 +17,14 @@ from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.runs import RunContext
-from nanochat_cli.core.settings import BatchSection, ComputeSection, OptimSection, SaveSection, SourceSection
+from nanochat_cli.core.settings import (
+    BatchSection,
+    ChatOptimSection,
+    ComputeSection,
+    OptimSection,
+    SaveSection,
+    SourceSection,
+)
 from nanochat_cli.core.stepdirs import steps
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import loop, probe, schedule
@@ -46,7 +53,7 @@ class StageConfig(Protocol):
     """The sections that every training stage has."""
 
     @property
-    def optim(self) -> OptimSection: ...
+    def optim(self) -> OptimSection | ChatOptimSection: ...
     @property
     def save(self) -> SaveSection: ...
     @property

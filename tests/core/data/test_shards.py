@@ -228,3 +228,12 @@ def test_chats_belong_to_the_corpus(base, texts) -> None:
     flip(corpus.chats("sft"), 5)
     with pytest.raises(DamagedArtifact, match=r"chats/sft\.jsonl"):
         corpus.verify()
+
+
+@pytest.mark.parametrize("name", ["../../secret.parquet", "/etc/hostname", "..\\x"])
+def test_a_manifest_cannot_point_out_of_its_folder(make_corpus, texts, name: str) -> None:
+    corpus = make_corpus(texts)
+    corpus.manifest["shards"][0]["name"] = name
+    (corpus.dir / "manifest.json").write_text(json.dumps(corpus.manifest))
+    with pytest.raises(DamagedArtifact, match="outside its folder"):
+        Corpus.open(corpus.name)

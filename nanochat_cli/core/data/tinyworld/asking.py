@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nanochat_cli.core.data.tinyworld.items import Item, Split
 from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 from nanochat_cli.core.data.tinyworld.words import COUNTED, NAMES
 
-OPENERS = ("Hi! ", "Hello. ", "OK. ", "Please help me. ", "I have a question. ", "Now this: ", "Next: ", "Tell me: ")
+OPENERS = (
+    "Hi! ", "Hello. ", "OK. ", "Please help me. ", "I have a question. ", "Now this: ", "Next: ", "Tell me: ",
+    "Quick question: ", "One more: ", "So, ", "Well, ", "Please: ", "Here is my question: ", "Let me ask: ",
+)  # fmt: skip
 CLOSERS = (" Please.", " Thanks.", " Thank you.")
 
 
@@ -15,24 +20,45 @@ def question(rng: Rng, item: Item, split: Split = "train") -> str:
     """Returns one wording of the item's question (without its context); held wordings are given plainly."""
     trained, held = WORDINGS[item.wording]
     if split == "held":
-        return capital(filled(rng, rng.pick(held), item))
-    text = capital(filled(rng, rng.pick(trained), item))
+        return capital(filled(rng, rng.pick(held), item.slots))
+    wording = rng.pick(trained)
+    text = capital(filled(rng, wording, dressed(rng, wording, item.slots)))
     style = rng.below(20)
-    if style < 2:
+    if style < 3:
         return rng.pick(OPENERS) + text
-    if style == 2:
+    if style == 3:
         return text + rng.pick(CLOSERS) if text[-1] in "?." else text
-    if style < 6:
+    if style < 7:
         text = text[0].lower() + text[1:]
-        return text.rstrip("?.") if style < 5 else text
-    return text.rstrip("?.") if style == 6 else text
+        return text.rstrip("?.") if style < 6 else text
+    return text.rstrip("?.") if style == 7 else text
 
 
-def filled(rng: Rng, wording: str, item: Item) -> str:
-    """Returns the wording with the item's slots, and with someone (p) and something (s) to count where it asks."""
+def filled(rng: Rng, wording: str, slots: Mapping[str, object]) -> str:
+    """Returns the wording with its slots, and with someone (p) and something (s) to count where it asks for them."""
     if "{s}" in wording:
-        return wording.format(p=rng.pick(NAMES), s=rng.pick(COUNTED), **item.slots)
-    return wording.format(**item.slots)
+        return wording.format(p=rng.pick(NAMES), s=rng.pick(COUNTED), **slots)
+    return wording.format(**slots)
+
+
+def dressed(rng: Rng, wording: str, slots: Mapping[str, object]) -> Mapping[str, object]:
+    """Returns the slots with word and letter now and then marked as people do: the word cat, "cat", letter a, a's."""
+    changed = dict(slots)
+    if "w" in slots:
+        style = rng.below(20)
+        if style < 3:
+            changed["w"] = f'"{slots["w"]}"'
+        elif style < 6 and "word" not in wording:
+            changed["w"] = f"the word {slots['w']}"
+    if "l" in slots:
+        style = rng.below(20)
+        if style < 3:
+            changed["l"] = f'"{slots["l"]}"'
+        elif style < 5:
+            changed["l"] = f"{slots['l']}'s"
+        elif style < 8 and "letter" not in wording:
+            changed["l"] = f"letter {slots['l']}"
+    return changed
 
 
 def with_context(item: Item, text: str) -> str:

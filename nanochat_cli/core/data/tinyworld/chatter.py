@@ -8,9 +8,10 @@ from functools import cache
 from nanochat_cli.core.data.tinyworld import facts
 from nanochat_cli.core.data.tinyworld.arithmetic import sum_is_held, worked_sum
 from nanochat_cli.core.data.tinyworld.items import Exchange, Split, is_held
+from nanochat_cli.core.data.tinyworld.names import made_up_name
 from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.spelling import running_count, spaced, words_for
-from nanochat_cli.core.data.tinyworld.words import GUESTS, NAMES, TOPICS
+from nanochat_cli.core.data.tinyworld.words import GUESTS, TOPICS
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ TALKS = (
 FIXED_REPLIES = (*(talk.reply.partition("{")[0] for talk in TALKS), "Your name is ")
 TELL_SOMETHING = (
     "Tell me a fact.", "Tell me some facts.", "Say something that you know.", "Teach me something.",
-    "What do you know?", "Tell me what you know.", "Share a fact.", "Tell me something new.",
+    "Give me some facts.", "Share a fact.", "Tell me something new.",
     "Do you know some facts?", "Any facts for me?",
 )
 RECALL = (
@@ -150,15 +151,6 @@ def guest_name(rng: Rng, split: Split) -> str:
     if split == "held" or rng.chance(50):
         return rng.pick(fillers("g", split))
     return made_up_name(rng)
-
-
-def made_up_name(rng: Rng) -> str:
-    """Returns a name of one to three syllables that is not kept for testing."""
-    while True:
-        syllables = [rng.pick("bdfghjklmnprstvz") + rng.pick("aeiou") for _ in range(rng.between(1, 3))]
-        name = ("".join(syllables) + rng.pick("lmnrst")).capitalize()
-        if not is_held("chat", name, 25) and name not in NAMES:
-            return name
 
 
 def small_talk(rng: Rng, split: Split, wording: Split = "train") -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from nanochat_cli.core.data.tinyworld import arithmetic, chatter, choice, facts, lists, spelling, stories, tales
+from nanochat_cli.core.data.tinyworld import arithmetic, chatter, choice, echo, facts, lists, spelling, stories, tales
 from nanochat_cli.core.data.tinyworld.asking import question, with_context
 from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
@@ -17,20 +17,20 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 420, "list": 50, "tell": 15, "add-1": 8, "add-2": 26, "add-3": 26, "sub-1": 10, "sub-2": 36, "sub-3": 50,
-    "choice": 10, "spell": 38, "count": 70, "first-letter": 12, "last-letter": 20, "word-length": 20, "facts": 120,
-    "next-number": 24, "small-talk": 25, "follow-up": 20,
+    "story": 285, "roll": 65, "list": 80, "echo": 40, "tell": 15, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
+    "sub-2": 40, "sub-3": 55, "choice": 8, "spell": 70, "count": 68, "first-letter": 12, "last-letter": 18,
+    "word-length": 25, "facts": 95, "next-number": 18, "small-talk": 25, "follow-up": 25,
 }
 CHAT_WEIGHTS = {
     "mid": {
-        "story": 360, "tell": 30, "add-1": 15, "add-2": 30, "add-3": 40, "sub-1": 15, "sub-2": 40, "sub-3": 50,
-        "choice": 0, "spell": 50, "count": 65, "first-letter": 25, "last-letter": 30, "word-length": 30, "facts": 85,
-        "any-fact": 40, "next-number": 40, "small-talk": 25, "follow-up": 30,
+        "story": 260, "echo": 45, "tell": 30, "add-1": 15, "add-2": 30, "add-3": 35, "sub-1": 15, "sub-2": 35,
+        "sub-3": 55, "choice": 0, "spell": 70, "count": 75, "first-letter": 25, "last-letter": 30, "word-length": 30,
+        "facts": 100, "any-fact": 20, "next-number": 40, "small-talk": 40, "follow-up": 50,
     },
     "sft": {
-        "story": 300, "tell": 30, "add-1": 15, "add-2": 30, "add-3": 30, "sub-1": 15, "sub-2": 30, "sub-3": 45,
-        "choice": 60, "spell": 40, "count": 60, "first-letter": 25, "last-letter": 25, "word-length": 20, "facts": 75,
-        "any-fact": 60, "next-number": 40, "small-talk": 50, "follow-up": 50,
+        "story": 225, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
+        "sub-3": 55, "choice": 60, "spell": 60, "count": 70, "first-letter": 25, "last-letter": 25, "word-length": 20,
+        "facts": 100, "any-fact": 20, "next-number": 35, "small-talk": 60, "follow-up": 60,
     },
 }
 # fmt: on
@@ -48,6 +48,7 @@ CHAT_DECKS = {stage: deck(weights) for stage, weights in CHAT_WEIGHTS.items()}
 
 # How to draw one training item of each skill that asks a single question without a story.
 ITEMS: dict[str, Callable[[Rng], Item]] = {
+    "echo": lambda rng: echo.item(rng, "train"),
     "tell": lambda rng: tales.item(rng, "train"),
     "add-1": lambda rng: arithmetic.add(rng, "train", 1),
     "add-2": lambda rng: arithmetic.add(rng, "train", 2),
@@ -72,6 +73,8 @@ def document(seed: int, i: int) -> str:
     skill = rng.pick(DOCUMENT_DECK)
     if skill == "story":
         return story_document(rng)
+    if skill == "roll":
+        return stories.roll(rng)
     if skill == "list":
         return lists.said_again(rng)
     num_lines = rng.between(2, 6) if skill == "facts" else rng.between(1, 3)
@@ -93,7 +96,7 @@ def story_document(rng: Rng) -> str:
     """Returns a story and up to four of its questions answered, a third of them without the question's words."""
     text, items, world = told(rng)
     lines = [text]
-    if rng.chance(40):
+    if rng.chance(60):
         lines.append(stories.ledger(rng, world))
     for item in items[:4]:
         lines.append(item.worked if rng.chance(35) else f"{question(rng, item)} {item.worked}")
@@ -115,7 +118,9 @@ def line(rng: Rng, skill: str) -> str:
     if skill == "facts" and rng.chance(60):
         return facts.told(rng)
     item = ITEMS[skill](rng)
-    return item.worked if rng.chance(50) else f"{question(rng, item)} {item.worked}"
+    if skill != "echo" and rng.chance(50):  # an echo says nothing without what it repeats
+        return item.worked
+    return f"{question(rng, item)} {item.worked}"
 
 
 def chat(seed: int, i: int, stage: Stage = "sft") -> Conversation:

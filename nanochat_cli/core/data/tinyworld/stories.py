@@ -110,14 +110,30 @@ def tell(rng: Rng, split: Split) -> tuple[str, list[Item], World]:
     return text, rng.sample(items, len(items)), world
 
 
+def roll(rng: Rng) -> str:
+    """Returns who has what, or who is where, for several people, said again in other orders and in both directions."""
+    world = World()
+    people = rng.sample(NAMES, rng.between(3, 6))
+    if rng.chance(60):
+        introduce_things(rng, "train", world, people, rng.sample(OBJECTS, len(people) - rng.below(2)))
+    else:
+        places = rng.sample(PLACES, rng.between(3, 5))
+        for person in people:
+            walk(rng, "train", world, [person], places)
+    lines = [text for _ in range(rng.between(2, 3)) if (text := ledger(rng, world))]
+    return "\n".join([" ".join(world.sentences), *lines])
+
+
 def ledger(rng: Rng, world: World) -> str:
     """Returns one dense line of what is true at the end: "Owners: lamp Ruby, cup Ben."; "" for an empty world.
 
     A look-up per three tokens instead of one per fifteen: it teaches where to look long before questions do.
     """
+    held = {person: [thing for thing, chain in world.owners.items() if chain[-1] == person] for person in world.history}
     kinds = [
         ("Owners", [f"{thing} {chain[-1]}" for thing, chain in world.owners.items()]),
         ("Places", [f"{person} {chain[-1]}" for person, chain in world.places.items()]),
+        ("Things", [f"{person} {(*things, 'nothing')[0]}" for person, things in held.items() if len(things) < 2]),
         ("First owners", [f"{thing} {chain[0]}" for thing, chain in world.owners.items()]),
     ]
     lines = [f"{label}: {', '.join(rng.sample(pairs, len(pairs)))}." for label, pairs in kinds if pairs]

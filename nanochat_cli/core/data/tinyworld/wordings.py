@@ -20,8 +20,8 @@ NUMBERS: Wordings = {
             "One box has {a} {s}, the other has {b}. How many {s} are in both?", "I would like {a} plus {b}.",
             "{p} has {a} {s} and gets {b} more. How many {s} does {p} have now?", "I must add {a} and {b}.",
             "{p} has {a} {s}. {p} buys {b} more. How many {s} is that?", "Do you know {a} + {b}?",
-            "{p} has {a} {s}, I have {b}. How many {s} do we have?", "Say what {a} and {b} make.",
-            "I need {a}+{b}.", "I need to know {a} + {b}.", "I would like to know {a} plus {b}.", "I want {a} + {b}.",
+            "{p} has {a} {s}, I have {b}. How many {s} do we have?", "Say what {a} and {b} make.", "I need {a}+{b}.",
+            "I need to know {a} + {b}.", "I would like to know {a} plus {b}.", "I want {a} + {b}.",
             "We want to know the sum of {a} and {b}.", "Let me know {a}+{b}.", "Do you know {a}+{b}?",
             "Please find {a}+{b}.", "Say what {a} + {b} is.", "My question is {a}+{b}.",
             "Anna has {a} pens and gets {b} more. How many pens does she have now?",
@@ -32,11 +32,18 @@ NUMBERS: Wordings = {
             "Sam has {a} books and Dan has {b} books. How many books do they have?",
             "We see {a} cows and {b} sheep. How many animals do we see?",
             "There were {a} eggs and now there are {b} more. How many eggs are there now?",
-        ),
-        (
             "What number is {a} plus {b}?", "Could you work out the sum {a} + {b}?",
             "How much do {a} and {b} make together?", "I want to know {a}+{b}.",
-            "Ben has {a} shells and finds {b} more. How many shells does he have now?",
+            "Ben has {a} shells and finds {b} more. How many shells does he have now?", "What does {a} plus {b} make?",
+            "Please calculate the sum of {a} and {b}.", "Give me {a} + {b}.",
+            "If you have {a} and get {b} more, how many is that?",
+            "Kate has {a} nuts and picks {b} more. How many nuts has she got now?",
+        ),
+        (
+            "What is {b} more than {a}?", "Tell me how much I get if I put {a} and {b} together.",
+            "Can I have the sum of {a} and {b}, please?", "I have {a} and I want to add {b}. How much is that?",
+            "{p} finds {a} {s} and I find {b} {s}. How many {s} did we find together?",
+            "Could you tell me what number you get if you add {b} to {a}?",
         ),
     ),
     "sub": (
@@ -66,11 +73,19 @@ NUMBERS: Wordings = {
             "We see {a} cows, then {b} walk off. How many cows are left?",
             "There were {a} eggs and {b} broke. How many eggs are there now?",
             "If {b} of {a} go away, how many are left?", "Out of {a} I take {b}. How much is left?",
-        ),
-        (
             "What number is {a} minus {b}?", "Could you work out the difference {a} - {b}?",
             "If you take away {b} from {a}, how much is left?", "I want to know {a}-{b}.",
-            "Ben has {a} shells and loses {b}. How many shells does he have now?",
+            "Ben has {a} shells and loses {b}. How many shells does he have now?", "What does {a} minus {b} make?",
+            "Please calculate {a} minus {b}.", "Give me {a} - {b}.",
+            "If you have {a} and lose {b}, how many are left?",
+            "Kate has {a} nuts and gives {b} to Dan. How many nuts has she got now?",
+        ),
+        (
+            "How much more is {a} than {b}?", "Tell me what is left if I subtract {b} from {a}.",
+            "Please work out the difference between {a} and {b} for me.",
+            "Start with {a} and take away {b}. What do you get?",
+            "There were {a} {s} in the box and {p} takes {b}. How many {s} are left in it?",
+            "I have {a} and I want to take away {b}. How much do I have left?",
         ),
     ),
     "add-three": (
@@ -119,18 +134,26 @@ NUMBERS: Wordings = {
 LETTERS: Wordings = {
     "spell": (
         (
-            "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How do I spell {w}?",
-            "How is {w} spelled?", "How is the word {w} spelled?", "Can you spell {w}?", "Can you spell the word {w}?",
+            "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How do I spell {w}?", "How is {w} spelled?",
+            "How is the word {w} spelled?", "Can you spell {w}?", "Can you spell the word {w}?",
             "Tell me how to spell {w}.", "Show me how to spell {w}.", "Give me the spelling of {w}.",
             "What is the spelling of {w}?", "Write {w} letter by letter.", "Say {w} letter by letter.",
             "Which letters spell {w}?", "What letters are in {w}?", "List the letters of {w}.",
             "Name the letters of {w}, one by one.", "Break {w} into letters.", "How do we write the word {w}?",
             "I need to spell {w}.", "I want the spelling of {w}.", "I must write {w}. How do I spell it?",
-            "Say how to spell {w}.",
+            "Say how to spell {w}.", "I want to spell {w}. How do I do it?", "Could you spell out {w}?",
+            "What are the letters of {w}?", "Show me the spelling of the word {w}.",
+            "Write the word {w} one letter at a time.", "Please spell the word {w} for me.",
+            "Tell me the letters of {w}.", "In what way is {w} spelled?", "What is {w}, letter by letter?",
+            "Do you know how to spell {w}?", "Letters of {w}?", "How should I spell {w}?", "Teach me to spell {w}.",
+            "What letters make {w}?", "Let me see the letters of {w}.", "Help me spell {w}.", "How is {w} written?",
+            "I do not know how to spell {w}.", "Take {w} apart into letters.", "Put the letters of {w} in a row.",
+            "{w}, one letter at a time.",
         ),
         (
-            "I want to spell {w}. How do I do it?", "Could you spell out {w}?", "What are the letters of {w}?",
-            "Show me the spelling of the word {w}.", "Write the word {w} one letter at a time.",
+            "How do you write {w}, letter by letter?", "Please write out all the letters of {w}.",
+            "I would like to know how {w} is spelled.", "What letters do I need to write {w}?",
+            "The word is {w}. Can you spell it for me?", "Can I get the spelling of {w}, please?",
         ),
     ),
     "count": (
@@ -148,11 +171,17 @@ LETTERS: Wordings = {
             "The word is {w}. How many {l} are in it?", "Look at {w}. How often do you see {l}?",
             "In {w}, how many {l} are there?", "In the word {w}, how often is the letter {l}?",
             "I want the number of {l} in {w}.", "I need to count {l} in {w}.", "Say how many {l} are in {w}.",
-        ),
-        (
             "How often does the letter {l} appear in {w}?", "Can you count the {l} in {w}?",
             "In the word {w}, how many times do you see {l}?", "What number of {l} does {w} have?",
-            "Say how many times the letter {l} is in the word {w}.",
+            "Say how many times the letter {l} is in the word {w}.", "Do you know how many {l} are in {w}?",
+            "Please count how often {l} is in {w}.", "What is the number of times {l} appears in {w}?",
+            "How many of the letters in {w} are {l}?", "Tell me the number of {l} in the word {w}.",
+        ),
+        (
+            "Look at the word {w} and count all the {l}.", "If you spell {w}, how many {l} do you get?",
+            "I would like to know how often {w} has the letter {l}.", "{w} has how many {l} in it?",
+            "Can you find all the {l} in {w} and tell me how many there are?",
+            "I want to write {w}. How many times do I need the letter {l}?",
         ),
     ),
     "first-letter": (
@@ -241,6 +270,17 @@ STORIES: Wordings = {
             "Could you write a short story with {n} and a {o}?", "I want to hear a story about {n} and a {o}.",
             "Tell me about {n} and a {o} in a story.",
         ),
+    ),
+}
+
+SAYING: Wordings = {
+    "echo": (
+        (
+            "Say {x}.", "Repeat {x}.", "Say after me: {x}.", "Repeat after me: {x}.", "Please say {x}.", "Write {x}.",
+            "Can you say {x}?", "Can you repeat {x}?", "Say this: {x}.", "Repeat this: {x}.", "Say it again: {x}.",
+            "I say {x}. What do I say?", "Write this down: {x}.", "Copy {x}.", "I want you to say {x}.",
+        ),
+        ("Would you say {x}?", "Let me hear {x}.", "Now you say {x}."),
     ),
 }
 
@@ -343,4 +383,4 @@ FACTS: Wordings = {
     ),
 }
 
-WORDINGS: Wordings = {**NUMBERS, **LETTERS, **STORIES, **FACTS}
+WORDINGS: Wordings = {**NUMBERS, **LETTERS, **STORIES, **SAYING, **FACTS}

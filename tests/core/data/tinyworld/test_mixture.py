@@ -14,10 +14,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "2ab382a86a0975d08c25ccf6051d73b24066f5d6399ea2ac2caded7fe9f752a4"
+GOLDEN_DOCUMENTS = "2516370f51c7a8163e219ed8c6d89d29866a66604de868a5472f6127c754222f"
 GOLDEN_CHATS = {
-    "mid": "589c75772ac25d74d03f3fc62994f6a3971c64593ec11152c8255ba2ae232a52",
-    "sft": "ae0fe6a335b029d9011274f4745f14f4d4f7ccd8698cfc4887dff5421658adaa",
+    "mid": "74340d5691a64c5611bc927f8a4e01dc0885582a6a45cf916da79dc1467bddd4",
+    "sft": "3ab323e93086d321a9c0220cb77f5377f232e635eafd5b12fc2d8e39a961141b",
 }
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from nanochat_cli.core.data.tinyworld import stories
-from nanochat_cli.core.data.tinyworld.lists import said_again
+from nanochat_cli.core.data.tinyworld.lists import in_order, shuffled_pairs
 from nanochat_cli.core.data.tinyworld.rng import Rng
 
 
@@ -77,12 +77,42 @@ def test_the_ledger_says_what_the_sentences_say() -> None:
         holder, place = read(text)
         label, _, pairs = stories.ledger(rng, world).rstrip(".").partition(": ")
         said = dict(pair.split() for pair in pairs.split(", ")) if pairs else {}
-        if label != "First owners":
+        if label == "Things":
+            owners = [owner for owner in holder.values() if list(holder.values()).count(owner) == 1]
+            assert {person: thing for person, thing in said.items() if thing != "nothing"} == {
+                owner: thing for thing, owner in holder.items() if owner in owners
+            }
+            assert not {person for person, thing in said.items() if thing == "nothing"} & set(holder.values())
+        elif label != "First owners":
             assert said == {"Owners": holder, "Places": place, "": {}}[label]
 
 
-def test_lists_are_said_again_with_the_same_pairs() -> None:
+def test_a_roll_says_the_same_again_in_every_line() -> None:
+    rng = Rng(13)
+    for _ in range(200):
+        text, *lines = stories.roll(rng).split("\n")
+        holder, place = read(text)
+        assert len(lines) >= 2
+        for line in lines:
+            label, _, pairs = line.rstrip(".").partition(": ")
+            said = dict(pair.split() for pair in pairs.split(", "))
+            if label in ("Owners", "First owners"):
+                assert said == holder
+            elif label == "Things":
+                assert {thing: person for person, thing in said.items() if thing != "nothing"} == holder
+            else:
+                assert (label, said) == ("Places", place)
+
+
+def test_lists_are_said_again_in_order() -> None:
+    rng = Rng(14)
+    for _ in range(100):
+        first, *again = in_order(rng).rstrip(".").split(". ")
+        assert [line.removeprefix("Again: ") for line in again] == [first.removeprefix("List: ")] * 2
+
+
+def test_pairs_are_said_again_in_other_orders() -> None:
     rng = Rng(12)
     for _ in range(100):
-        first, *again = [line.rstrip(".").partition(": ")[2] for line in said_again(rng).split("\n")]
+        first, *again = [line.rstrip(".").partition(": ")[2] for line in shuffled_pairs(rng).split("\n")]
         assert again and all(sorted(line.split(", ")) == sorted(first.split(", ")) for line in again)

@@ -46,8 +46,25 @@ def test_every_relation_has_wordings() -> None:
 
 
 def test_held_wordings_are_given_plainly_and_trained_ones_vary() -> None:
-    item = Item(family="add-2", wording="add", slots={"a": 12, "b": 34}, worked="", answer="46")
+    item = Item(family="spell", wording="spell", slots={"w": "cat"}, worked="", answer="c a t")
     rng = Rng(1)
     held = {question(rng, item, "held") for _ in range(200)}
-    assert held == {w.format(a=12, b=34) for w in WORDINGS["add"][1]}
+    assert held == {w.format(w="cat") for w in WORDINGS["spell"][1]}
     assert len({question(rng, item) for _ in range(500)}) > 60
+
+
+@pytest.mark.parametrize("name", ["add", "sub", "spell", "count", "word-length"])
+def test_no_variation_of_a_trained_wording_is_a_held_one(name: str) -> None:
+    values = {"a": 12, "b": 34} if name in ("add", "sub") else {"w": "carrot", "l": "r"}
+    item = Item(family=name, wording=name, slots=values, worked="", answer="")
+    rng = Rng(2)
+    held = {plain(question(rng, item, "held")) for _ in range(200)}
+    assert not held & {plain(question(rng, item)) for _ in range(5000)}
+
+
+def test_words_and_letters_are_marked_as_people_mark_them() -> None:
+    item = Item(family="count", wording="count", slots={"w": "carrot", "l": "r"}, worked="", answer="2")
+    rng = Rng(3)
+    asked = " ".join(question(rng, item) for _ in range(500))
+    assert all(form in asked for form in ('"carrot"', "the word carrot", '"r"', "r's", "letter r"))
+    assert "word the word" not in asked and "letter letter" not in asked

@@ -1,0 +1,24 @@
+"""What a stranger sees, and what happens when nobody looks."""
+
+from __future__ import annotations
+
+import io
+
+from nanochat_cli.output import LineWatcher, Output
+
+
+class Gone(io.StringIO):
+    """A terminal whose reader has left."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_work_goes_on_when_nobody_reads_its_progress() -> None:
+    output = Output()
+    output.err = Gone()
+    watcher = LineWatcher(output)
+    for text in ("one", "two"):
+        watcher.on_event({"kind": "note", "time": 0.0, "text": text})
+    with watcher:
+        pass
