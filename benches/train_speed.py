@@ -1,6 +1,6 @@
 """Training speed of one model, side by side in one run: plain fp32 against what the start-up probe chooses.
 
-    python benches/train_speed.py [--json] [--rounds 8] [--rows 32] ...
+    python benches/train_speed.py [--json] [--rounds 8] [--rows 16] ...
 
 Baseline: the same model and optimizer in plain fp32, eager, `scaled_dot_product_attention`, cross-entropy over fp32
 logits, in a process as Python starts it. Chosen: what `nanochat train base` would run, in the environment its workers
@@ -47,7 +47,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Return the options; the defaults are the shape of `nanochat demo`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"layers": 4, "width": 128, "heads": 4, "context": 128, "vocab": 1024, "rows": 32}.items():
+    for name, value in {"layers": 4, "width": 128, "heads": 2, "context": 128, "vocab": 1024, "rows": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--threads", type=int, default=machine.usable_cores())
     parser.add_argument("--rounds", type=int, default=8, help="turns of each side, of three steps")

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from nanochat_cli.core.events import Event
-from nanochat_cli.output import Output, Watcher, clean, duration, lasting_line
+from nanochat_cli.output import Output, Watcher, clean, lasting_line, step_figures
 
 _STYLES = {"warning": "yellow", "note": "dim", "stage": "bold green", "plain": ""}
 
@@ -60,13 +60,5 @@ class LiveWatcher(Watcher):
 
 
 def _step_detail(event: Event) -> str:
-    parts = [f"{event['step']:>{len(str(event['num_steps']))}}/{event['num_steps']}"]
-    if isinstance(event.get("reward"), float):
-        parts.append(f"reward {event['reward']:.3f}")
-    if isinstance(event.get("loss"), float):
-        parts.append(f"loss {event['loss']:.4f}")
-    if event.get("tokens_per_s"):
-        parts.append(f"{event['tokens_per_s']:,.0f} tok/s")
-    if event.get("eta_s") is not None:
-        parts.append(f"ETA {duration(event['eta_s'])}")
-    return "  ".join(parts)
+    count = f"{event['step']:>{len(str(event['num_steps']))}}/{event['num_steps']}"
+    return "  ".join((count, *step_figures(event)))

@@ -221,16 +221,21 @@ class LineWatcher(Watcher):
 
 def step_line(event: Event) -> str:
     """Return one training step in a line."""
-    parts = [f"{event.get('stage', 'step')} {event['step']}/{event['num_steps']}"]
+    return " · ".join((f"{event.get('stage', 'step')} {event['step']}/{event['num_steps']}", *step_figures(event)))
+
+
+def step_figures(event: Event) -> list[str]:
+    """Return what a training step tells: reward, loss, speed and the time that is left, as far as known."""
+    figures = []
     if isinstance(event.get("reward"), float):
-        parts.append(f"reward {event['reward']:.3f}")
+        figures.append(f"reward {event['reward']:.3f}")
     if isinstance(event.get("loss"), float):
-        parts.append(f"loss {event['loss']:.4f}")
+        figures.append(f"loss {event['loss']:.4f}")
     if event.get("tokens_per_s"):
-        parts.append(f"{event['tokens_per_s']:,.0f} tok/s")
+        figures.append(f"{event['tokens_per_s']:,.0f} tok/s")
     if event.get("eta_s") is not None:
-        parts.append(f"ETA {duration(event['eta_s'])}")
-    return " · ".join(parts)
+        figures.append(f"ETA {duration(event['eta_s'])}")
+    return figures
 
 
 def progress_line(event: Event) -> str:

@@ -42,14 +42,6 @@ class Dist:
         for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
-    def average_gradients(self, params: Iterable[Tensor]) -> None:
-        """Replace each gradient by its mean over all processes."""
-        params = list(params)
-        self.sum_gradients(params)
-        for param in params:
-            if param.grad is not None and self.world > 1:
-                param.grad.div_(self.world)
-
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite the tensor with the main process's; return it."""
         if self.world > 1:

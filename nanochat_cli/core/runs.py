@@ -23,7 +23,9 @@ PURPOSE = {
     "probe": "measures which arithmetic and kernels are fastest on this machine",
     "eval": "asks questions that were never trained on and counts right answers",
 }
-_STEP_DIR = re.compile(r"step-(\d{6,})")
+STEP_DIR = re.compile(r"step-(\d{6,})")
+MANIFEST = "MANIFEST.json"
+"""In every published checkpoint: size and hash of its other files."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ def stage_dir(run: str, stage: str) -> Path:
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in a stage folder, ascending, as numbers and not as text."""
+    """Return the steps of the published checkpoints of a stage, ascending as numbers: 1000000 follows 999999."""
     if not folder.is_dir():
         return []
-    matches = (_STEP_DIR.fullmatch(child.name) for child in folder.iterdir() if child.is_dir())
-    return sorted(int(match[1]) for match in matches if match)
+    found = ((child, STEP_DIR.fullmatch(child.name)) for child in folder.iterdir())
+    return sorted(int(match[1]) for child, match in found if match and (child / MANIFEST).is_file())
 
 
 def is_finished(folder: Path) -> bool:

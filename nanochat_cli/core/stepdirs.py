@@ -6,7 +6,6 @@ beside it names the newest. A folder without a fitting manifest is never read.
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 import uuid
@@ -17,10 +16,9 @@ from typing import Any
 from nanochat_cli.core import files, runs
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
+from nanochat_cli.core.runs import MANIFEST, STEP_DIR, checkpoint_steps
 
-MANIFEST = "MANIFEST.json"
 FORMAT = 1
-_STEP = re.compile(r"step-(\d{6,})")
 
 
 def step_dir(stage_dir: Path, step: int) -> Path:
@@ -30,18 +28,10 @@ def step_dir(stage_dir: Path, step: int) -> Path:
 
 def step_of(path: Path) -> int:
     """Return the step that a step folder is named after. Raises ConfigError for any other name."""
-    match = _STEP.fullmatch(path.name)
+    match = STEP_DIR.fullmatch(path.name)
     if not match:
         raise ConfigError(f"not a step folder: {path}")
     return int(match[1])
-
-
-def steps(stage_dir: Path) -> list[int]:
-    """Return the published steps of a stage in rising order (as numbers, so step 1000000 follows 999999)."""
-    if not stage_dir.is_dir():
-        return []
-    found = ((child, _STEP.fullmatch(child.name)) for child in stage_dir.iterdir())
-    return sorted(int(match[1]) for child, match in found if match and (child / MANIFEST).is_file())
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -76,7 +66,7 @@ def publish(staged: Path, final: Path) -> None:
 
 def prune(stage_dir: Path, newest: int, keep_last: int) -> list[int]:
     """Delete all but the last `keep_last` steps up to `newest` and return them; raises if `newest` does not verify."""
-    doomed = [step for step in steps(stage_dir) if step <= newest][:-keep_last]
+    doomed = [step for step in checkpoint_steps(stage_dir) if step <= newest][:-keep_last]
     if doomed:
         verify(step_dir(stage_dir, newest))
     for step in doomed:
@@ -129,7 +119,7 @@ def newest_good(stage_dir: Path, step: int | None = None, log: Log = NULL, *, sk
 
     Raises MissingArtifact if there is none, DamagedArtifact if none that may be used verifies.
     """
-    known = steps(stage_dir)
+    known = checkpoint_steps(stage_dir)
     if step is not None and step not in known:
         listed = ", ".join(map(str, known)) or "none"
         raise MissingArtifact(f"no checkpoint of step {step}: {stage_dir}", hint=f"saved steps: {listed}")

@@ -21,6 +21,7 @@ def run(base_dir: Path) -> Path:
     for stage, steps in (("base", (50, 100)), ("sft", (20,))):
         for step in steps:
             (folder / stage / f"step-{step:06d}").mkdir(parents=True)
+            (folder / stage / f"step-{step:06d}" / "MANIFEST.json").write_text("{}")
         tree = config.to_dict(WORKER_CONFIGS[stage]())
         tree["compute"]["seed"] = 3
         saved = {"stage": stage, "run": "tiny", "command": f"nanochat train {stage}", "config": tree}

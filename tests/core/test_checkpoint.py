@@ -76,7 +76,7 @@ def test_the_model_comes_back_with_its_tokenizer(stage: Path, tokenizer: Tokeniz
 def test_steps_are_numbers_and_not_text(stage: Path, tokenizer: Tokenizer) -> None:
     for step in (999_999, 1_000_000, 5):
         write(stage, step, tokenizer)
-    assert stepdirs.steps(stage) == [5, 999_999, 1_000_000]
+    assert runs.checkpoint_steps(stage) == [5, 999_999, 1_000_000]
     assert checkpoint.load(stage).step == 1_000_000
 
 
@@ -94,7 +94,7 @@ def test_the_manifest_lists_every_file(stage: Path, tokenizer: Tokenizer) -> Non
 def test_only_the_last_are_kept(stage: Path, tokenizer: Tokenizer) -> None:
     for step in (1, 2, 3, 4):
         write(stage, step, tokenizer, keep_last=2)
-    assert stepdirs.steps(stage) == [3, 4]
+    assert runs.checkpoint_steps(stage) == [3, 4]
 
 
 def test_nothing_is_deleted_unless_the_new_one_verifies(
@@ -272,7 +272,7 @@ def test_saving_over_a_damaged_step_keeps_it_aside(stage: Path, tokenizer: Token
     truncate(write(stage, 3, tokenizer) / "model.safetensors")
     write(stage, 2, tokenizer, keep_last=1)
     write(stage, 3, tokenizer, keep_last=2)
-    assert stepdirs.steps(stage) == [2, 3] and checkpoint.load(stage).step == 3
+    assert runs.checkpoint_steps(stage) == [2, 3] and checkpoint.load(stage).step == 3
     assert [p.name[:17] for p in stage.glob("aside-*")] == ["aside-step-000003"]
 
 

@@ -42,10 +42,10 @@ total = me.all_reduce_sum(loss.detach().clone())
 assert me.any(me.rank == me.world - 1) and not me.any(False)
 token = me.broadcast(torch.tensor([me.rank + 5]))
 model.embed.weight.grad = torch.full_like(model.embed.weight, float(me.rank))
-me.average_gradients(params)
-mean = model.embed.weight.grad.mean().item()
+me.sum_gradients(params)
+summed = model.embed.weight.grad.mean().item()
 me.barrier()
-found = {"model": model.state_dict(), "loss": total, "token": token, "mean": mean}
+found = {"model": model.state_dict(), "loss": total, "token": token, "summed": summed}
 torch.save(found, f"{sys.argv[1]}/{me.world}-{me.rank}.pt")
 me.close()
 """
@@ -67,14 +67,14 @@ def test_two_processes_make_the_step_of_one(tmp_path: Path) -> None:
         assert torch.allclose(first["model"][name], want, atol=2e-5), name
     assert float(first["loss"]) == pytest.approx(float(one["loss"]), rel=1e-5)
     assert [int(r["token"]) for r in (first, second)] == [5, 5]
-    assert (one["mean"], first["mean"], second["mean"]) == (0.0, 0.5, 0.5)
+    assert (one["summed"], first["summed"], second["summed"]) == (0.0, 1.0, 1.0)
 
 
 def test_one_process_needs_no_group() -> None:
     me = Dist()
     x = torch.ones(3, requires_grad=True)
     x.grad = torch.full((3,), 2.0)
-    me.average_gradients([x])
+    me.sum_gradients([x])
     assert torch.equal(x.grad, torch.full((3,), 2.0))
     assert me.is_main
     assert me.any(True)

@@ -114,6 +114,7 @@ def saved_model(run: str = "r", steps: tuple[int, ...] = (3, 9)) -> None:
     for step in steps:
         folder = runs.stage_dir(run, "base") / f"step-{step:06d}"
         folder.mkdir(parents=True)
+        files.write_json(folder / runs.MANIFEST, {})
         rates = {"matrix_lr": 0.05, "embedding_lr": 0.01, "unembedding_lr": 0.003}
         files.write_json(folder / "config.json", {"model": {"max_seq_len": 64}, "config": {"optim": rates}})
 

@@ -19,6 +19,7 @@ def make(run: str, stage: str, *steps: int, age_s: float = 0.0) -> Path:
     folder = runs.stage_dir(run, stage)
     for step in steps:
         (folder / f"step-{step:06d}").mkdir(parents=True)
+        files.write_json(folder / f"step-{step:06d}" / runs.MANIFEST, {})
     files.write_json(folder / "config.json", {})
     (folder / "events.jsonl").write_text("")
     then = time.time() - age_s
@@ -41,6 +42,7 @@ def test_the_default_is_the_most_recent_run_and_its_last_stage() -> None:
 def test_steps_are_compared_as_numbers() -> None:
     folder = make("r", "base", 999_999, 1_000_000, 200)
     (folder / ".step-000300.1234.tmp").mkdir()
+    (folder / "step-000400").mkdir()  # nothing was published in it
     assert runs.checkpoint_steps(folder) == [200, 999_999, 1_000_000]
 
 

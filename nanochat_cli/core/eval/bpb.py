@@ -112,13 +112,6 @@ def measure(
     return Compression(nats=nats, bytes=int(num_bytes), tokens=int(num_tokens))
 
 
-def bits_per_byte(
-    model: _Losses, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: np.ndarray, dist: _Reduce | None = None
-) -> float:
-    """Bits per byte of the targets in `batches`; see `measure`."""
-    return measure(model, batches, token_bytes, dist).bpb
-
-
 def _reduce(sums: tuple[float, int, int], dist: _Reduce) -> tuple[float, int, int]:
     """The sums over all ranks. Float64 holds every byte count below 2^53 exactly."""
     if dist.device.type == "mps":

@@ -16,7 +16,7 @@ from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.models.base import LanguageModel
-from nanochat_cli.core.runs import RunContext
+from nanochat_cli.core.runs import RunContext, checkpoint_steps
 from nanochat_cli.core.settings import (
     BatchSection,
     ChatOptimSection,
@@ -25,7 +25,6 @@ from nanochat_cli.core.settings import (
     SaveSection,
     SourceSection,
 )
-from nanochat_cli.core.stepdirs import steps
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import loop, probe, schedule
 from nanochat_cli.core.train.hooks import Hook
@@ -72,7 +71,7 @@ def resume_point(run: RunContext, log: Log) -> Loaded | None:
     """Return the checkpoint to go on from; None on a first start, or if nothing had been saved yet."""
     if not run.resume:
         return None
-    if not steps(run.dir):
+    if not checkpoint_steps(run.dir):
         log.note("nothing was saved yet: starting from the beginning")
         log.emit("resumed", step=0)  # what the lost steps recorded is left out of the history
         return None

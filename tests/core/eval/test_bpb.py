@@ -52,7 +52,7 @@ def model() -> Table:
 
 def test_uniform_model_needs_log2_vocab_per_mean_token_length() -> None:
     y_BT = torch.arange(2, VOCAB).repeat(3, 1)
-    found = bpb.bits_per_byte(Table(torch.zeros(VOCAB, VOCAB)), [(torch.zeros_like(y_BT), y_BT)], BYTES)
+    found = bpb.measure(Table(torch.zeros(VOCAB, VOCAB)), [(torch.zeros_like(y_BT), y_BT)], BYTES).bpb
     assert found == pytest.approx(log2(VOCAB) / BYTES[2:].mean(), rel=1e-6)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat_cli.core import checkpoint, events, files, stepdirs
+from nanochat_cli.core import checkpoint, events, files, runs, stepdirs
 from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.data.packing import PackedRows
 from nanochat_cli.core.dist import Dist
@@ -37,7 +37,7 @@ def test_the_loss_falls_and_every_step_is_told(make_job: MakeJob) -> None:
     assert told[-1]["raw_loss"] < 0.5 * told[0]["raw_loss"]
     assert told[-1]["tokens"] == 30 * 8 * 16 and told[-1]["eta_s"] == 0
     assert all(e["grad_norm"] > 0 and e["tokens_per_s"] > 0 for e in told)
-    assert result["step"] == 30 and stepdirs.steps(job.stage_dir) == [30]
+    assert result["step"] == 30 and runs.checkpoint_steps(job.stage_dir) == [30]
 
 
 def test_the_smoothed_loss_has_no_bias_towards_zero() -> None:
@@ -181,7 +181,7 @@ def test_a_stop_file_saves_at_once_and_the_rest_is_the_same(make_job: MakeJob) -
 
     job = make_job("stopped", hooks=[Probe(every=1)])
     assert loop.train(job, HERE, events.Listener(listen)) == {"stopped": 3}
-    assert stepdirs.steps(job.stage_dir) == [3] and kept(heard, "stopped")[0]["step"] == 3
+    assert runs.checkpoint_steps(job.stage_dir) == [3] and kept(heard, "stopped")[0]["step"] == 3
     assert heard[-1]["kind"] == "stopped"
     (job.stage_dir / "stop").unlink()
     again = make_job("stopped")
@@ -206,7 +206,7 @@ def test_divergence_names_the_step_and_saves_nothing_bad(make_job: MakeJob, brok
     with pytest.raises(Diverged, match="at step 4") as caught:
         loop.train(dataclasses.replace(job, losses=losses), HERE, events.NULL)
     assert "step 3 is saved" in (caught.value.hint or "")
-    assert stepdirs.steps(job.stage_dir) == [1, 2, 3]
+    assert runs.checkpoint_steps(job.stage_dir) == [1, 2, 3]
     assert all(torch.isfinite(p).all() for p in job.model.parameters())
 
 
@@ -222,7 +222,7 @@ class Probe:
     seen: list[tuple[int, list[int]]] = dataclasses.field(default_factory=list)
 
     def run(self, step: int, log: events.Log) -> dict[str, float]:
-        self.seen.append((step, stepdirs.steps(self.folder) if self.folder else []))
+        self.seen.append((step, runs.checkpoint_steps(self.folder) if self.folder else []))
         if self.fails:
             raise RuntimeError("no memory")
         return {"val_bpb": 1.0 + abs(step - 4)}
@@ -263,7 +263,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_earlier_steps_intact(
     make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(save_every=2)
-    monkeypatch.setattr(files, "free_space", lambda path: 10**12 if not stepdirs.steps(job.stage_dir) else 1000)
+    monkeypatch.setattr(files, "free_space", lambda path: 10**12 if not runs.checkpoint_steps(job.stage_dir) else 1000)
     with pytest.raises(NanochatError, match="not enough disk space"):
         loop.train(job, HERE, events.NULL)
     assert checkpoint.load(job.stage_dir).step == 2

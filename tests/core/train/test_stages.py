@@ -100,7 +100,7 @@ def told(heard: list[events.Event], kind: str) -> list[events.Event]:
 
 def weights(stage: str, run: str = "r") -> str:
     folder = runs.stage_dir(run, stage)
-    return files.sha256_file(stepdirs.step_dir(folder, stepdirs.steps(folder)[-1]) / "model.safetensors")
+    return files.sha256_file(stepdirs.step_dir(folder, runs.checkpoint_steps(folder)[-1]) / "model.safetensors")
 
 
 def test_from_text_to_practice(corpus: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_stopped_stage_ends_with_the_same_bits(corpus: Path, stage: str) -> No
 def test_resuming_before_anything_was_saved_starts_over(corpus: Path) -> None:
     train("base")
     straight = weights("base")
-    for step in stepdirs.steps(runs.stage_dir("r", "base")):
+    for step in runs.checkpoint_steps(runs.stage_dir("r", "base")):
         shutil.rmtree(stepdirs.step_dir(runs.stage_dir("r", "base"), step))
     heard, log = hear()
     train("base", log=log, resume=True)

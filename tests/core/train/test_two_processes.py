@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_cli.core import events, stepdirs
+from nanochat_cli.core import events, runs
 from nanochat_cli.core.data.packing import PackedRows
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.train import loop
@@ -60,4 +60,4 @@ def test_two_processes_train_like_one(make_job: MakeJob, rows: PackedRows, tmp_p
     two, same = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert two == same and len(one) == 50
     assert two == pytest.approx(one, rel=1e-4)
-    assert stepdirs.steps(tmp_path / "stage") == [50]
+    assert runs.checkpoint_steps(tmp_path / "stage") == [50]
