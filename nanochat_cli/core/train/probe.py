@@ -36,6 +36,7 @@ _HOPELESS = 4.0  # a candidate this much slower than the best so far is not run 
 _BEYOND_DOUBT = 2.0  # and if its warm-up is slower by this much more, not even once after it
 _LONGEST_MATMUL = 1024  # positions up to which plain products are tried: their memory grows with the square
 _COMPILE_PAYS_S = 60.0  # eager seconds ahead, below which compiling costs more than it saves
+_COMPILED_BEFORE_PAYS_S = 25.0  # the same when this shape was compiled before: its kernels lie in the cache
 _COMPILED_MUST_GAIN = 1.03
 _LEAK = 1e-3
 # Variables that forbid instruction sets: the same processor is another machine with them.
@@ -80,7 +81,8 @@ def choose(
         log.note("measuring arithmetic and kernels (once for this machine and shape)")
         memory.keep(bench.race(eager))
     best = _fastest_causal(eager, config, memory, device, log)
-    if _wants_compile(memory.speeds[best.name], bench, requested, planned_tokens, log):
+    pays_s = _COMPILED_BEFORE_PAYS_S if replace(best, compile=True).name in memory.speeds else _COMPILE_PAYS_S
+    if _wants_compile(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
         best = _compiled_if_faster(best, bench, memory, requested, log)
     log.note(f"computing in {best.dtype}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
     return replace(best, tokens_per_s=dict(memory.speeds))
@@ -114,11 +116,11 @@ def _knows_bf16() -> bool:
     return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "avx512f", "asimd", "bf16"})
 
 
-def _wants_compile(speed: float, bench: _Bench, requested: ComputeSection, planned_tokens: int, log: Log) -> bool:
+def _wants_compile(pays: bool, bench: _Bench, requested: ComputeSection, log: Log) -> bool:
     """Whether to try: only if it can pay and a compiler is there, or if it was asked for."""
     if requested.compile != "auto":
         return requested.compile == "on"
-    if planned_tokens / speed < _COMPILE_PAYS_S:
+    if not pays:
         return False
     if bench.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
         log.note("no C++ compiler found: not compiling (it would train faster with one)")

@@ -14,10 +14,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "2516370f51c7a8163e219ed8c6d89d29866a66604de868a5472f6127c754222f"
+GOLDEN_DOCUMENTS = "16e513525df037b041fa01adc4cb22a1bb580ce9580360293f5f2b4ae5f69291"
 GOLDEN_CHATS = {
-    "mid": "74340d5691a64c5611bc927f8a4e01dc0885582a6a45cf916da79dc1467bddd4",
-    "sft": "3ab323e93086d321a9c0220cb77f5377f232e635eafd5b12fc2d8e39a961141b",
+    "mid": "b5da0fa59b6a608124774e67b399b0f51152f01b2768c11f951ddceeddfc9152",
+    "sft": "973303ff118e2cedd469f62e154689b6a9ee7e4b0e20e237b88f324aad554b57",
 }
 
 
@@ -98,7 +98,8 @@ def test_no_held_wording_is_used() -> None:
     text = trained().lower()
     for name in ("add", "sub", "spell", "count", "who", "where", "what"):
         for wording in WORDINGS[name][1]:
-            pattern = re.sub(r"\\\{\w\\\}", r"\\w+", re.escape(wording.lower().rstrip("?.")))
+            # "How many r are in it?" is a second question about a word just spelled, with wordings of its own.
+            pattern = re.sub(r"\\\{\w\\\}", r"(?!it\\b)\\w+", re.escape(wording.lower().rstrip("?.")))
             assert not re.search(rf"(?m)(^|[.!?:] ){pattern}([.?]| \w+:|$)", text), wording
 
 
