@@ -105,3 +105,33 @@ def test_no_held_wording_is_used() -> None:
             parts = re.split(r"\{(\w)\}", wording.lower().rstrip("?."))
             pattern = "".join(SLOT.get(p, r"\w+") if at % 2 else re.escape(p) for at, p in enumerate(parts))
             assert not re.search(rf"(?m)(^|[.!?:] ){pattern}([.?]| \w+:|$)", text), wording
+
+
+def test_weights_add_up_and_choice_is_open_only_in_fine_tuning() -> None:
+    assert sum(DOCUMENT_WEIGHTS.values()) == 1000
+    assert {stage: sum(w.values()) for stage, w in CHAT_WEIGHTS.items()} == {"mid": 1000, "sft": 1000}
+    assert not any("The sum is" in document(0, i) for i in range(3000))
+    sft = "\n".join(flat(0, i, "sft") for i in range(3000))
+    assert sft.count("The sum is") > 50 and len(re.findall(r"assistant: \d+\+\d+\+\d+:", sft)) > 30
+
+
+def test_conversations_are_valid_and_short() -> None:
+    for stage in ("mid", "sft"):
+        for i in range(500):
+            conversation = chat(1, i, stage).validate()
+            assert conversation.messages[-1].role == "assistant"
+            assert sum(len(m.text) for m in conversation.messages) < 520
+
+
+def test_generation_is_fast_enough_for_a_demo() -> None:
+    start = time.process_time()
+    for i in range(2000):
+        document(9, i)
+    assert time.process_time() - start < 1.0  # sixty thousand must take seconds, not minutes
+
+
+def test_any_fact_tells_held_facts_too_without_being_asked_for_them() -> None:
+    held = [facts.bare(*key) for key in facts.keys_for("held")]
+    told = [chatter.any_fact(Rng(i)) for i in range(600)]
+    assert sum(fact in reply for fact in held for _, reply in told) > 200
+    assert not any(x in said for said, _ in told for _, x, _ in facts.keys_for("held") if len(x) > 3)
