@@ -5,7 +5,7 @@ What is held out, by family; a key is held by a hash of its meaning, a tenth of 
 - add, sub, next-number, choice: the pair (or triple, or number and direction); a + b and b + a are one key.
 - spell, count, first-letter, last-letter, word-length: the word in this one use. Its letters are met in the others.
 - facts: the question. Three facts in ten are told in pretraining, as sentences and as bare lines, and never asked for.
-- story: who holds what, who is where. A held pair is true in no training story at any time.
+- story: who holds what, who is where. A held pair is true in no training story or list (made-up tales are free).
 - echo: what is to be repeated.
 - tell: the person and the thing together, as a request.
 - chat, follow-up: a quarter of the visitors' names and topics. Fixed lines (greetings, thanks) have nothing to hold out

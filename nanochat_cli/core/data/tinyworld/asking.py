@@ -54,7 +54,7 @@ def dressed(rng: Rng, wording: str, slots: Mapping[str, object]) -> Mapping[str,
         style = rng.below(20)
         if style < 3:
             changed["l"] = f'"{slots["l"]}"'
-        elif style < 5:
+        elif style < 5 and ("many {l}" in wording or "the {l}" in wording):
             changed["l"] = f"{slots['l']}'s"
         elif style < 8 and "letter" not in wording:
             changed["l"] = f"letter {slots['l']}"

@@ -11,7 +11,7 @@ from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.tokenizer.conversation import Conversation, Message
 
-VERSION = "tinyworld-1"  # part of every random stream: a change of content is a new version
+VERSION = "tinyworld-2"  # part of every random stream: a change of content is a new version
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.

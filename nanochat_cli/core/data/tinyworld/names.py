@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from nanochat_cli.core.data.tinyworld.items import is_held
 from nanochat_cli.core.data.tinyworld.rng import Rng
-from nanochat_cli.core.data.tinyworld.words import GUESTS, NAMES, SPELLING_WORDS
+from nanochat_cli.core.data.tinyworld.words import GUESTS, NAMES, SPELLING_WORDS, listed
+
+# Pieces of words join into anything; none of these may stand anywhere in a name.
+UNFIT = listed(
+    "anal anu ass bast bit boob butt chin coc coon crap cum cun damn dick dik dyk fag fuc gook hell homo hor jap kik "
+    "kill kkk nazi nig paki pis poo pus rap sex shit slut spic suc tard tit turd wank whor wop"
+)
 
 
 def made_up_name(rng: Rng) -> str:
     """Returns one to three syllables, or the beginning of one word with the end of another; never a visitor's name."""
     while True:
         name = (syllables(rng) if rng.chance(40) else blend(rng)).capitalize()
-        if name not in NAMES and name not in GUESTS and not is_held("chat", name, 25):
+        if name not in NAMES and name not in GUESTS and not any(piece in name.lower() for piece in UNFIT):
             return name
 
 

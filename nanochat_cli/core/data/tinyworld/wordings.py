@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nanochat_cli.core.data.tinyworld.rng import hash64
 
 HELD_OF = 8  # one wording in so many is never trained on, and three of each kind at least
@@ -341,10 +343,22 @@ FACTS: Wordings = {
 
 
 def split(wordings: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns (those trained on, those held out); nobody chooses which."""
-    order = sorted(wordings, key=lambda wording: hash64(f"held/wording/{wording}"))
-    held = set(order[: max(LEAST_HELD, round(len(wordings) / HELD_OF))])
+    """Returns (those trained on, those held out); nobody chooses which.
+
+    Wordings that differ in spaces and marks only stay together, and none is held that a trained one contains.
+    """
+    order = sorted(wordings, key=lambda wording: (hash64(f"held/wording/{bare(wording)}"), wording))
+    held: set[str] = set()
+    for wording in order:
+        alike = {other for other in wordings if bare(wording) in bare(other)}
+        if len({bare(other) for other in alike}) == 1 and len(held) < max(LEAST_HELD, round(len(wordings) / HELD_OF)):
+            held |= alike
     return tuple(w for w in wordings if w not in held), tuple(w for w in wordings if w in held)
+
+
+def bare(wording: str) -> str:
+    """Returns the wording in small letters without spaces, marks at its end, and what `asking.dressed` may add."""
+    return re.sub(r"(the)?(word|letters?)(?=\{)", "", wording.lower().replace(" ", "")).rstrip("?.!=")
 
 
 WORDINGS = {kind: split(pool) for kind, pool in (NUMBERS | LETTERS | STORIES | SAYING | FACTS).items()}

@@ -14,10 +14,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "16e513525df037b041fa01adc4cb22a1bb580ce9580360293f5f2b4ae5f69291"
+GOLDEN_DOCUMENTS = "07da46957fb26bf84681cca4832efd0b41ca40e079439965b62a90bdafd39a85"
 GOLDEN_CHATS = {
-    "mid": "b5da0fa59b6a608124774e67b399b0f51152f01b2768c11f951ddceeddfc9152",
-    "sft": "973303ff118e2cedd469f62e154689b6a9ee7e4b0e20e237b88f324aad554b57",
+    "mid": "d83827b79b970de555e1e4471b40f6b11298d38edfb3cb3e6e4c6d8ff900caa9",
+    "sft": "cbd7e99bde3534f7c753b2ea1407505ab92e7ca8f93eed4e750e657aa50c06ab",
 }
 
 
