@@ -31,6 +31,7 @@ class Output:
     verbose: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    _unheard: bool = field(default=False, init=False)
 
     # ---- results (stdout) --------------------------------------------------------------------------------------------
 
@@ -151,12 +152,25 @@ class Output:
         return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m"
 
     def _line(self, stream: TextIO, text: str, kind: str) -> None:
-        stream.write(self.colour(clean(text), kind, stream) + "\n")
-        stream.flush()
+        line = self.colour(clean(text), kind, stream)
+        if stream is self.err:
+            self.tell(line)
+        else:
+            stream.write(line + "\n")
+            stream.flush()
 
     def _tagged(self, kind: str, text: str) -> None:
-        self.err.write(f"{self.colour(kind, kind, self.err)}: {clean(text)}\n")
-        self.err.flush()
+        self.tell(f"{self.colour(kind, kind, self.err)}: {clean(text)}")
+
+    def tell(self, line: str) -> None:
+        """Write a line of progress. When nobody reads it any more (`2> >(head)`), the work goes on in silence."""
+        if self._unheard:
+            return
+        try:
+            self.err.write(line + "\n")
+            self.err.flush()
+        except BrokenPipeError:
+            self._unheard = True
 
 
 class Watcher:
@@ -164,7 +178,6 @@ class Watcher:
 
     def __init__(self, output: Output) -> None:
         self.output = output
-        self._unheard = False
 
     def __enter__(self) -> Watcher:
         return self
@@ -176,16 +189,11 @@ class Watcher:
         """Leave the terminal as it was."""
 
     def on_event(self, event: Event) -> None:
-        """Draw one event. When nobody reads any more (`2>&1 | head`), the work goes on without being drawn."""
-        if self._unheard:
-            return
-        try:
-            if event["kind"] == "warning":
-                self.say(event["text"], "warning")
-            elif not self.output.quiet:
-                self.draw(event)
-        except BrokenPipeError:
-            self._unheard = True
+        """Draw one event."""
+        if event["kind"] == "warning":
+            self.say(event["text"], "warning")
+        elif not self.output.quiet:
+            self.draw(event)
 
     def draw(self, event: Event) -> None:
         """Draw an event that is not a warning."""
@@ -195,8 +203,7 @@ class Watcher:
         if kind == "warning":
             self.output.warning(text)
         elif kind == "plain":
-            self.output.err.write(clean(text) + "\n")
-            self.output.err.flush()
+            self.output.tell(clean(text))
         else:
             self.output._line(self.output.err, text, kind)
 

@@ -22,3 +22,5 @@ def test_work_goes_on_when_nobody_reads_its_progress() -> None:
         watcher.on_event({"kind": "note", "time": 0.0, "text": text})
     with watcher:
         pass
+    for speak in (output.note, output.hint, output.heading, output.warning, output.error):
+        speak("three")

@@ -178,5 +178,5 @@ def wrong_tokenizer(found: str, config: Mapping[str, Any], path: Path) -> Nanoch
     expected = str(config.get("tokenizer", {}).get("hash"))
     return NanochatError(
         f"tokenizer {found[:12]} is not the one this checkpoint was trained with ({expected[:12]}): {path}",
-        hint="use the tokenizer it was trained with, or train into a new run: `--run NAME`",
+        hint="use the tokenizer it was trained with, or train into a new run",
     )

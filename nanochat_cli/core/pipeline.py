@@ -254,6 +254,8 @@ def stage_config(recipe: Recipe, stage: Stage, name: str) -> Any:
         flags |= {"output.run": recipe.run, "corpus.data": recipe.run, "corpus.tokenizer": recipe.run}
     else:
         flags["source.run"] = recipe.run
+        if name in runs.STAGES:
+            flags["output.into"] = recipe.run
     return _resolve(WORKER_CONFIGS[name], recipe, stage, flags)
 
 

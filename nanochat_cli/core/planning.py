@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanochat_cli.core import config, files, launch, paths, runs
-from nanochat_cli.core.errors import ConfigError, MissingArtifact
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, RlConfig
 
@@ -38,16 +38,22 @@ def make(
     """
     cfg = with_values(cfg, "compute", gpus=num_gpus(cfg.compute))
     if resume:
-        run = _run_to_resume(stage, cfg)
-        return launch.plan(stage, run, _as_started(stage, run, cfg, frozenset(typed)), resume=True, command=command)
+        options = frozenset(typed)
+        run = _run_to_resume(stage, cfg, options)
+        return launch.plan(stage, run, _as_started(stage, run, cfg, options), resume=True, command=command)
     settle = _SETTLE[stage]
     settled, run = settle(cfg, stage)
     return launch.plan(stage, run, settled, command=command)
 
 
-def _run_to_resume(stage: str, cfg: Any) -> str:
+def _run_to_resume(stage: str, cfg: Any, typed: frozenset[str]) -> str:
     """Return the run named in the config, else the most recent one in which the stage was started."""
-    named = cfg.output.run if stage == "base" else cfg.output.into or cfg.source.run
+    if stage == "base":
+        named = cfg.output.run
+    elif "source.run" in typed and "output.into" not in typed:
+        named = cfg.source.run
+    else:
+        named = cfg.output.into or cfg.source.run
     if named is not None:
         return paths.check_name("run", named)
     for run in runs.all_runs():
@@ -73,7 +79,9 @@ def _as_started(stage: str, run: str, asked: Any, typed: frozenset[str]) -> Any:
         section, _, key = path.partition(".")
         if section in ("eval", "save") or path in _FREE_ON_RESUME:
             settled = with_values(settled, section, **{key: getattr(getattr(asked, section), key)})
-        elif section not in ("output", "source") and before[path] != now[path]:
+        elif path == "source.run" and now[path] in (run, before[path]):  # the run itself, or where it came from
+            continue
+        elif section != "output" and before[path] != now[path]:
             raise ConfigError(
                 f"a resumed run keeps what it was started with, so {path} cannot become: {now[path]}",
                 hint=f"it is {before[path]}; leave the option out, or start a new run",
@@ -99,6 +107,11 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
     run = cfg.output.run or f"{corpus}-d{cfg.model.depth}"
     cfg = with_values(cfg, "output", run=paths.check_name("run", run))
+    later = [name for name in runs.STAGES[1:] if runs.checkpoint_steps(runs.stage_dir(run, name))]
+    if later and not runs.checkpoint_steps(runs.stage_dir(run, stage)):
+        raise ConfigError(
+            f"run {run} has stages of another model: {', '.join(later)}", hint="choose a new name with --run"
+        )
     return with_values(cfg, "horizon", num_iterations=num_iterations(cfg, net)), run
 
 
@@ -224,6 +237,8 @@ def settle_source(cfg: C, before: str | None) -> tuple[C, dict[str, Any]]:
         )
     path = runs.stage_dir(run, stage) / f"step-{step:06d}" / "config.json"
     saved = files.read_json(path, "the checkpoint's config")
+    if not isinstance(saved.get("model"), dict) or not isinstance((saved.get("config") or {}).get("optim"), dict):
+        raise DamagedArtifact(f"checkpoint config lacks the model or its training: {path}")
     return with_values(cfg, "source", run=run, source=stage, step=step), saved
 
 
@@ -241,12 +256,20 @@ def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
     cfg = with_rates(cfg, saved)
     cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
     cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", stage))
-    return cfg, _written_run(cfg)
+    return cfg, _written_run(cfg, stage)
 
 
-def _written_run(cfg: MidTrainConfig | RlConfig) -> str:
-    """Return the run that a stage after pretraining writes into."""
-    return paths.check_name("run", cfg.output.into or cfg.source.run or "")
+def _written_run(cfg: MidTrainConfig | RlConfig, stage: str) -> str:
+    """Return the run that a stage after pretraining writes into. Raises ConfigError if that has a past of its own."""
+    into = paths.check_name("run", cfg.output.into or cfg.source.run or "")
+    earlier = runs.STAGES[: runs.STAGES.index(stage)]
+    own = [name for name in earlier if runs.checkpoint_steps(runs.stage_dir(into, name))]
+    if into != cfg.source.run and own:
+        raise ConfigError(
+            f"run {into} has stages of its own ({', '.join(own)}), which this {stage} would not follow",
+            hint="choose a new name with --into, or start from that run with --run",
+        )
+    return into
 
 
 def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
@@ -260,7 +283,7 @@ def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
             hint = f"name the chats to mix in: nanochat train {stage} --data chats.json, or mix in none: --replay 0"
             raise MissingArtifact(str(problem), hint=hint) from None
         cfg = with_values(cfg, "chats", data=data)
-    return cfg, _written_run(cfg)
+    return cfg, _written_run(cfg, stage)
 
 
 def settle_eval(cfg: EvalConfig, stage: str) -> tuple[EvalConfig, str]:
@@ -308,7 +331,7 @@ def chat_sources(given: tuple[str, ...], run: str, stage: str) -> tuple[str, ...
 
 
 def _base_corpus(run: str, stage: str) -> tuple[str, ...]:
-    base = runs.stage_dir(run, "base") / "config.json"
+    base = runs.stage_dir(runs.base_run(run), "base") / "config.json"
     corpus = files.read_json(base, "the base stage's config")["config"]["corpus"]["data"] if base.is_file() else None
     if corpus is None or chat_file(corpus, stage) is None:
         raise MissingArtifact(

@@ -92,6 +92,21 @@ def stages_with_model(run: str) -> list[str]:
     return [stage for stage in STAGES if checkpoint_steps(stage_dir(run, stage))]
 
 
+def base_run(run: str) -> str:
+    """Return the run whose base stage is behind a run: itself, unless its first stage was written `--into` it."""
+    passed = {run}
+    while not (stage_dir(run, "base") / "config.json").is_file():
+        started = [stage_dir(run, stage) / "config.json" for stage in STAGES]
+        first = next((path for path in started if path.is_file()), None)
+        saved = files.read_json(first, "the stage's config") if first else {}
+        before = (saved.get("config") or {}).get("source", {}).get("run")
+        if not isinstance(before, str) or before in passed:
+            return run
+        run = before
+        passed.add(run)
+    return run
+
+
 def find_source(run: str | None, source: str | None, *, before: str | None = None) -> tuple[str, str]:
     """Return (run, stage) of the model to use: the most recent run, and its latest stage before `before`.
 
@@ -163,7 +178,7 @@ def lock(folder: Path, wait_s: float = 10.0) -> Iterator[int]:
                     holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
                     raise NanochatError(
                         f"another process is working in {folder} (pid {holder})",
-                        hint="wait for it, stop it, or choose another name with --run",
+                        hint="wait for it or stop it, or write into another run",
                     ) from None
                 time.sleep(0.1)
         os.ftruncate(handle, 0)

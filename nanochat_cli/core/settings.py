@@ -64,7 +64,7 @@ class SourceSection:
     """Which model to start from."""
 
     source: Stage | None = opt(None, "Stage to start from (automatic: the latest stage before this one).", short="-i")
-    run: str | None = opt(None, "Run to continue (automatic: the most recent).", short="-g")
+    run: str | None = opt(None, "Run of the model to start from (automatic: the most recent).", short="-g")
     step: int | None = opt(None, "Checkpoint step of the source (automatic: the last).", short="-s", min=0)
 
 
@@ -122,20 +122,24 @@ class OptimSection(LearningSection):
 
 @dataclass(frozen=True, kw_only=True)
 class ChatOptimSection(LearningSection):
-    """Optimizer of chat training: fresh state, a share of pretraining's rates, falling to zero."""
+    """Optimizer of chat training: fresh state, a share of the rates that its model was trained with."""
 
-    matrix_lr: float | None = opt(None, "Muon learning rate (automatic: as in pretraining).", min=0)
-    embedding_lr: float | None = opt(None, "AdamW rate of the embedding (automatic: as in pretraining).", min=0)
-    unembedding_lr: float | None = opt(None, "AdamW rate of the head (automatic: as in pretraining).", min=0)
+    matrix_lr: float | None = opt(
+        None, "Muon learning rate (automatic: the one that the model was trained with).", min=0
+    )
+    embedding_lr: float | None = opt(
+        None, "AdamW rate of the embedding (automatic: the one it was trained with).", min=0
+    )
+    unembedding_lr: float | None = opt(None, "AdamW rate of the head (automatic: the one it was trained with).", min=0)
     warmdown_ratio: float = opt(1.0, "Share of the steps in which the learning rate falls.", min=0, max=1)
-    init_lr_frac: float = opt(0.5, "Share of pretraining's learning rates to start with.", min=0)
+    init_lr_frac: float = opt(0.5, "Share of those rates to start with.", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RlOptimSection(ChatOptimSection):
     """Optimizer of reinforcement learning: small steps, so that what is not rewarded stays as it was."""
 
-    init_lr_frac: float = opt(0.05, "Share of pretraining's learning rates to start with.", min=0)
+    init_lr_frac: float = opt(0.05, "Share of those rates to start with.", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)

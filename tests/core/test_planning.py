@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from nanochat_cli.core import config, files, paths, planning, runs
-from nanochat_cli.core.errors import ConfigError, MissingArtifact
+from nanochat_cli.core import config, files, launch, paths, planning, runs
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, RlConfig, SftConfig
 
 CPU = ComputeSection(gpus=0)
@@ -143,6 +143,65 @@ def test_chat_training_takes_the_learning_rates_it_is_not_given_from_its_source(
     assert (optim.matrix_lr, optim.embedding_lr, optim.unembedding_lr) == (0.05, 0.5, 0.003)
     practice = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
     assert planning.make("rl", practice).config.optim.matrix_lr == 0.05
+
+
+def sft(tmp_path: Path, **sections: dict[str, Any]) -> SftConfig:
+    chats = tmp_path / "c.json"
+    chats.write_text("[]")
+    cfg = SftConfig(compute=CPU)
+    for section, values in {"chats": {"data": (str(chats),)}, **sections}.items():
+        cfg = planning.with_values(cfg, section, **values)
+    return cfg
+
+
+def started(job: launch.Plan, step: int) -> None:
+    """What a stage leaves after its first checkpoint."""
+    runs.create(job.run)
+    folder = job.dir / f"step-{step:06d}"
+    folder.mkdir(parents=True)
+    record = {"model": {"max_seq_len": 64}, "config": config.to_dict(job.config)}
+    files.write_json(folder / "config.json", record)
+    files.write_json(folder / runs.MANIFEST, {})
+    files.write_json(job.dir / "config.json", record)
+
+
+def test_a_later_stage_can_be_written_into_another_run(books: None, tmp_path: Path) -> None:
+    saved_model("a")
+    job = planning.make("sft", sft(tmp_path, source={"run": "a"}, output={"into": "b"}))
+    assert (job.run, job.config.source.run) == ("b", "a")
+    started(job, 5)
+    practice = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
+    practice = planning.make("rl", planning.with_values(practice, "source", run="b"))
+    assert (practice.run, practice.config.source.source, practice.config.source.step) == ("b", "sft", 5)
+    assert runs.base_run("b") == runs.base_run("a") == "a"
+    with pytest.raises(ConfigError, match="run b has stages of another model: sft"):
+        planning.make("base", base("output.run=b"))
+
+
+def test_a_stage_is_not_written_behind_another_model(tmp_path: Path) -> None:
+    saved_model("a")
+    saved_model("b")
+    with pytest.raises(ConfigError, match=r"run b has stages of its own \(base\)"):
+        planning.make("sft", sft(tmp_path, source={"run": "a"}, output={"into": "b"}))
+    assert planning.make("sft", sft(tmp_path, source={"run": "b"}, output={"into": "b"})).run == "b"
+
+
+def test_a_resume_of_a_stage_written_elsewhere(tmp_path: Path) -> None:
+    saved_model("a")
+    started(planning.make("sft", sft(tmp_path, source={"run": "a"}, output={"into": "b"})), 5)
+    typed = sft(tmp_path, source={"run": "b"}, output={"into": "elsewhere"})  # a setting gives way to what is typed
+    again = planning.make("sft", typed, resume=True, typed=("source.run",))
+    assert (again.run, again.config.source.run, again.config.source.step) == ("b", "a", 9)
+    with pytest.raises(ConfigError, match=r"source\.step cannot become: 3"):
+        other = sft(tmp_path, source={"run": "b", "step": 3})
+        planning.make("sft", other, resume=True, typed=("source.run", "source.step"))
+
+
+def test_a_damaged_checkpoint_config_is_one_line(tmp_path: Path) -> None:
+    saved_model()
+    files.write_json(runs.stage_dir("r", "base") / "step-000009" / "config.json", {"model": {"max_seq_len": 64}})
+    with pytest.raises(DamagedArtifact, match="lacks the model or its training"):
+        planning.make("sft", sft(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,9 @@ class Corpus:
         except (KeyError, TypeError) as problem:
             raise DamagedArtifact(f"corpus manifest is damaged: {directory / MANIFEST} ({problem})") from problem
         for entry in (*self.shards, *self.chat_files):  # a corpus may come from someone else
-            inside(directory, str(entry.name), "corpus manifest")
+            if not isinstance(entry.name, str):
+                raise DamagedArtifact(f"corpus manifest is damaged: {directory / MANIFEST} (a name is no text)")
+            inside(directory, entry.name, "corpus manifest")
 
     @classmethod
     def open(cls, where: str | Path) -> Corpus:

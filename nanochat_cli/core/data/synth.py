@@ -16,8 +16,8 @@ _TELL_EVERY = 2000
 def write(
     name: str,
     *,
-    documents: int = 60_000,
-    chats: int = 15_000,
+    documents: int,
+    chats: int,
     seed: int = 0,
     val_fraction: float = 0.02,
     force: bool = False,

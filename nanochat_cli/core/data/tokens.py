@@ -14,7 +14,7 @@ from nanochat_cli.core.data.corpus import MANIFEST, SPLITS, TOKENS, Check, Corpu
 from nanochat_cli.core.data.staging import staged
 from nanochat_cli.core.errors import DamagedArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
-from nanochat_cli.core.files import explain_os_errors, make_dir, publish_dir, read_json, write_json
+from nanochat_cli.core.files import explain_os_errors, inside, make_dir, publish_dir, read_json, write_json
 
 FORMAT = 1
 SHARD_TOKENS = 100_000_000
@@ -95,7 +95,7 @@ class TokenSet:
 
     def _shards(self, entries: list[dict[str, object]], verify: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for entry in entries:
-            path = self.dir / str(entry["name"])
+            path = inside(self.dir, str(entry["name"]), "token manifest")
             header = tokenfile.verify(path) if verify else tokenfile.read_header(path)
             if header.tokenizer_hash != self.tokenizer_hash or header.sha256 != entry["sha256"]:
                 raise DamagedArtifact(f"damaged token shard, not the one in the manifest: {path}")

@@ -113,7 +113,7 @@ def _precision(cfg: EvalConfig, meta: Meta, device: torch.device) -> str:
 
 def _corpus_of(run: str, log: Log) -> Corpus | None:
     """The corpus that the run's base stage was trained on, if it is still there."""
-    saved = runs.stage_dir(run, "base") / "config.json"
+    saved = runs.stage_dir(runs.base_run(run), "base") / "config.json"
     try:
         name = files.read_json(saved, "the base stage's config")["config"]["corpus"]["data"]
         return Corpus.open(name)
@@ -189,7 +189,8 @@ def _fitting_tasks(subject: _Subject, cfg: EvalConfig, log: Log) -> list[Task]:
         source = subject.corpus.manifest.get("source", {}) if subject.corpus else {}
         chosen = [name for name in names() if open_task(name).suits(source)]
         if not chosen:
-            log.note("no task fits what this model was trained on")
+            made = f" ({source['version']})" if source.get("version") else ""
+            log.note(f"no task of this version of nanochat fits what this model was trained on{made}")
     first = [open_task(name) for name in chosen]
     return [open_task(task.name, split=split) for task in first for split in task.held_out]
 

@@ -70,11 +70,13 @@ def stage_command(run: RunRecord, stage: StageRecord) -> str | None:
     if stage.name not in WORKER_CONFIGS or not stage.saved:
         return None
     flags = {option.path: option for option in config.options(WORKER_CONFIGS[stage.name])}
-    source = stage.saved.get("config", {}).get("source", {}).get("run")  # another run's, for a stage written --into
+    options = stage.saved.get("config") or {}
+    into = (options.get("output") or {}).get("into") not in (None, run.name)
+    source = (options.get("source") or {}).get("run") if into else None
     words = ["nanochat", "train", stage.name, "--run", source or run.name]
     for path, value, _ in stage.changed():
         option = flags.get(path)
-        if option is None or path == "source.run":
+        if option is None or path == "source.run" or (path == "output.into" and not into):
             continue
         words += _words(option, value)
     return shlex.join(words)

@@ -64,7 +64,7 @@ class TinyWorld(Task):
 
     @classmethod
     def suits(cls, source: Mapping[str, Any]) -> bool:
-        return source.get("generator") == "tinyworld"
+        return source.get("generator") == "tinyworld" and source.get("version") == mixture.VERSION
 
     def __len__(self) -> int:
         return self.size or PER_FAMILY * len(self.families)
