@@ -240,10 +240,13 @@ def _resolve(cls: type[C], recipe: Recipe, stage: Stage, flags: dict[str, Any]) 
 
 def _run_worker(recipe: Recipe, stage: Stage, name: str, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     cfg = stage_config(recipe, stage, name)
-    if name in runs.STAGES:
-        cfg = _scaled(cfg, name, _scale(recipe, on_event))
+    command = equivalent(recipe, stage)
+    if name in runs.STAGES and (scale := _scale(recipe, on_event)) != 1:
+        cfg = _scaled(cfg, name, scale)
+        section = cfg.rl if name == "rl" else cfg.horizon
+        command += f" --num-iterations {section.num_iterations}" if section.num_iterations else ""
     resume = name in runs.STAGES and bool(runs.checkpoint_steps(runs.stage_dir(recipe.run, name)))
-    job = planning.make(name, cfg, resume=resume, command=equivalent(recipe, stage))
+    job = planning.make(name, cfg, resume=resume, command=command)
     return launch.run(job, on_event)
 
 

@@ -81,7 +81,8 @@ def choose(
         log.note("measuring arithmetic and kernels (once for this machine and shape)")
         memory.keep(bench.race(eager))
     best = _fastest_causal(eager, config, memory, device, log)
-    pays_s = _COMPILED_BEFORE_PAYS_S if replace(best, compile=True).name in memory.speeds else _COMPILE_PAYS_S
+    before = replace(best, compile=True).name in memory.speeds and _kernels_are_kept()
+    pays_s = _COMPILED_BEFORE_PAYS_S if before else _COMPILE_PAYS_S
     if _wants_compile(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
         best = _compiled_if_faster(best, bench, memory, requested, log)
     log.note(f"computing in {best.dtype}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
@@ -114,6 +115,12 @@ def _knows_bf16() -> bool:
     """Whether timing bf16 makes sense; a processor that is silent about its instructions is asked by the clock."""
     flags = machine.cpu_flags()
     return not flags or bool(flags & {"avx512_bf16", "amx_bf16", "avx512f", "asimd", "bf16"})
+
+
+def _kernels_are_kept() -> bool:
+    """Whether the folder of compiled kernels has something in it; it may be deleted at any time."""
+    kept = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))
+    return kept.is_dir() and any(kept.iterdir())
 
 
 def _wants_compile(pays: bool, bench: _Bench, requested: ComputeSection, log: Log) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import time
 from functools import cache
 
 from nanochat_cli.core.data.tinyworld import arithmetic, chat, chatter, document, facts, spelling
@@ -121,13 +120,6 @@ def test_conversations_are_valid_and_short() -> None:
             conversation = chat(1, i, stage).validate()
             assert conversation.messages[-1].role == "assistant"
             assert sum(len(m.text) for m in conversation.messages) < 520
-
-
-def test_generation_is_fast_enough_for_a_demo() -> None:
-    start = time.process_time()
-    for i in range(2000):
-        document(9, i)
-    assert time.process_time() - start < 1.0  # sixty thousand must take seconds, not minutes
 
 
 def test_any_fact_tells_held_facts_too_without_being_asked_for_them() -> None:
