@@ -17,8 +17,8 @@ Stage = Literal["mid", "sft"]
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 285, "roll": 65, "list": 80, "echo": 40, "tell": 15, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
-    "sub-2": 40, "sub-3": 55, "choice": 8, "spell": 70, "count": 68, "first-letter": 12, "last-letter": 18,
+    "story": 250, "roll": 65, "list": 80, "echo": 40, "tell": 15, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
+    "sub-2": 40, "sub-3": 60, "choice": 8, "spell": 85, "count": 83, "first-letter": 12, "last-letter": 18,
     "word-length": 25, "facts": 95, "next-number": 18, "small-talk": 25, "follow-up": 25,
 }
 CHAT_WEIGHTS = {
@@ -28,8 +28,8 @@ CHAT_WEIGHTS = {
         "facts": 100, "any-fact": 20, "next-number": 40, "small-talk": 40, "follow-up": 50,
     },
     "sft": {
-        "story": 225, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
-        "sub-3": 55, "choice": 60, "spell": 60, "count": 70, "first-letter": 25, "last-letter": 25, "word-length": 20,
+        "story": 195, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
+        "sub-3": 55, "choice": 60, "spell": 75, "count": 85, "first-letter": 25, "last-letter": 25, "word-length": 20,
         "facts": 100, "any-fact": 20, "next-number": 35, "small-talk": 60, "follow-up": 60,
     },
 }

@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "07da46957fb26bf84681cca4832efd0b41ca40e079439965b62a90bdafd39a85"
+GOLDEN_DOCUMENTS = "b3bfd3f1965f3c28b2b70610ee6ad9e5ab4cec0a87eb3cc8d8530ab295713fb3"
 GOLDEN_CHATS = {
     "mid": "d83827b79b970de555e1e4471b40f6b11298d38edfb3cb3e6e4c6d8ff900caa9",
-    "sft": "cbd7e99bde3534f7c753b2ea1407505ab92e7ca8f93eed4e750e657aa50c06ab",
+    "sft": "f33b32569d5c50e709060fb8521cff2ad3c11132e04512917d004c8bfa6949cc",
 }
 
 
