@@ -62,8 +62,11 @@ def subtract(rng: Rng, split: Split, digits: int) -> Item:
     low, high = (0, 19) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     while True:
         a, b = rng.between(low, high), rng.between(low, high)
-        if digits > 1 and split == "train" and rng.chance(20):
-            b = rng.below(low)
+        if digits > 1 and split == "train":
+            if rng.chance(20):
+                b = rng.below(low)
+            elif rng.chance(30):
+                b = with_equal_digits(rng, a, b, digits)
         if digits == 1:
             b %= 10
         if a < b:
@@ -72,6 +75,14 @@ def subtract(rng: Rng, split: Split, digits: int) -> Item:
             break
     worked = f"{a}-{b}: {columns_of_difference(a, b)}."
     return Item(family=f"sub-{digits}", wording="sub", slots={"a": a, "b": b}, worked=worked, answer=str(a - b))
+
+
+def with_equal_digits(rng: Rng, a: int, b: int, digits: int) -> int:
+    """Returns b with a's leading digits, or with one other digit of a: short results and 8-8-1 are rare otherwise."""
+    unit = 10 ** rng.between(1, digits - 1)
+    if rng.chance(50):
+        return a - a % unit + b % unit
+    return b + (a // unit % 10 - b // unit % 10) * unit
 
 
 def neighbour(rng: Rng, split: Split) -> Item:

@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 
-GOLDEN_DOCUMENTS = "b3bfd3f1965f3c28b2b70610ee6ad9e5ab4cec0a87eb3cc8d8530ab295713fb3"
+GOLDEN_DOCUMENTS = "e4ccd939bfd770a2ea984e28d245912639562926436674cf414cad325d72d865"
 GOLDEN_CHATS = {
-    "mid": "d83827b79b970de555e1e4471b40f6b11298d38edfb3cb3e6e4c6d8ff900caa9",
-    "sft": "f33b32569d5c50e709060fb8521cff2ad3c11132e04512917d004c8bfa6949cc",
+    "mid": "ac469d27076636a169e677fd0dd5067a66a0587d9928ec4348e7e383b5683b9a",
+    "sft": "9b6e0865ee92272c8da986a8ac47f4ecb734e2e1825aaa5cb5eeafa4298b8965",
 }
 
 

@@ -90,3 +90,13 @@ def test_a_tale_follows_its_grammar_and_a_broken_one_does_not() -> None:
         assert not tales.is_grammatical(item.worked.replace(f" {thing}", " dragon", 1))
         other = next(name for name in NAMES if name not in item.worked)
         assert not tales.is_about(item.worked, other, thing)
+
+
+def test_differences_with_equal_digits_stay_in_range() -> None:
+    rng = Rng(21)
+    for digits in (2, 3):
+        for _ in range(500):
+            a, b = (rng.between(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
+            found = arithmetic.with_equal_digits(rng, a, b, digits)
+            assert len(str(found)) == digits
+            assert any(x == y for x, y in zip(str(a), str(found), strict=True))
