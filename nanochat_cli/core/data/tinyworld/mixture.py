@@ -29,8 +29,8 @@ CHAT_WEIGHTS = {
     },
     "sft": {
         "story": 195, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
-        "sub-3": 55, "choice": 60, "spell": 80, "count": 85, "first-letter": 25, "last-letter": 25, "word-length": 20,
-        "facts": 115, "any-fact": 0, "next-number": 35, "small-talk": 60, "follow-up": 60,
+        "sub-3": 55, "choice": 60, "spell": 75, "count": 85, "first-letter": 25, "last-letter": 25, "word-length": 20,
+        "facts": 100, "any-fact": 20, "next-number": 35, "small-talk": 60, "follow-up": 60,
     },
 }
 # fmt: on

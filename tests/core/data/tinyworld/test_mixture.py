@@ -16,7 +16,7 @@ from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
 GOLDEN_DOCUMENTS = "e4ccd939bfd770a2ea984e28d245912639562926436674cf414cad325d72d865"
 GOLDEN_CHATS = {
     "mid": "ac469d27076636a169e677fd0dd5067a66a0587d9928ec4348e7e383b5683b9a",
-    "sft": "9b6e0865ee92272c8da986a8ac47f4ecb734e2e1825aaa5cb5eeafa4298b8965",
+    "sft": "61939bfb0b83bdceec961a8b56605eaca7fbb92c2a7c2d0044e800eb609ed508",
 }
 
 
