@@ -108,7 +108,7 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     run = cfg.output.run or f"{corpus}-d{cfg.model.depth}"
     cfg = with_values(cfg, "output", run=paths.check_name("run", run))
     later = [name for name in runs.STAGES[1:] if runs.checkpoint_steps(runs.stage_dir(run, name))]
-    if later and not runs.checkpoint_steps(runs.stage_dir(run, stage)):
+    if later and not runs.checkpoint_steps(runs.stage_dir(run, "base")):
         raise ConfigError(
             f"run {run} has stages of another model: {', '.join(later)}", hint="choose a new name with --run"
         )
@@ -246,7 +246,7 @@ def with_rates(cfg: C, saved: Mapping[str, Any]) -> C:
     """Return the config with every learning rate that was left open taken from the checkpoint that it starts from."""
     rates = dataclasses.asdict(cfg.optim)  # type: ignore[attr-defined]
     trained = saved["config"]["optim"]
-    return with_values(cfg, "optim", **{name: trained[name] for name in LEARNING_RATES if rates[name] is None})
+    return with_values(cfg, "optim", **{name: trained.get(name) for name in LEARNING_RATES if rates[name] is None})
 
 
 def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
