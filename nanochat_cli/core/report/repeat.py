@@ -71,12 +71,12 @@ def stage_command(run: RunRecord, stage: StageRecord) -> str | None:
         return None
     flags = {option.path: option for option in config.options(WORKER_CONFIGS[stage.name])}
     options = stage.saved.get("config") or {}
-    into = (options.get("output") or {}).get("into") not in (None, run.name)
-    source = (options.get("source") or {}).get("run") if into else None
-    words = ["nanochat", "train", stage.name, "--run", source or run.name]
+    source, into = (options.get("source") or {}).get("run"), (options.get("output") or {}).get("into")
+    moved = into is not None and into != source  # written into another run than the one it started from
+    words = ["nanochat", "train", stage.name, "--run", source if moved and source else run.name]
     for path, value, _ in stage.changed():
         option = flags.get(path)
-        if option is None or path == "source.run" or (path == "output.into" and not into):
+        if option is None or path == "source.run" or (path == "output.into" and not moved):
             continue
         words += _words(option, value)
     return shlex.join(words)
