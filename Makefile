@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml rust/bpe/Cargo.toml $(wildcard rust/bpe/src/*.rs)
 		     echo "hint: on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf $(VENV); exit 4; }; \
 	fi
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --python $(BIN)/python --reinstall-package nanochat $(PIP_FLAGS) -e '.[dev]'; \
+		uv pip install --compile-bytecode --python $(BIN)/python --reinstall-package nanochat $(PIP_FLAGS) -e '.[dev]'; \
 	else \
 		$(BIN)/python -m pip install $(PIP_FLAGS) -e '.[dev]'; \
 	fi

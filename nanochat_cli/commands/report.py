@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nanochat_cli.commands._options import App, leaf
+from nanochat_cli.commands._options import App, DryRunOpt, leaf
 from nanochat_cli.core import paths, runs
 from nanochat_cli.core.errors import MissingArtifact
 from nanochat_cli.output import Output
@@ -24,12 +24,13 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Folder for the two files (automatic: the run's own).")
     ] = None,
     show: Annotated[bool, typer.Option("--print", help="Print the Markdown instead of where the files are.")] = False,
+    dry_run: DryRunOpt = False,
 ) -> None:
     """Write report.md and report.html: curves, stages, scores, samples, settings and how to repeat it all."""
     from nanochat_cli.core.report.card import write_report
 
-    written = write_report(find_run(run), into)
-    if show and not out.json_mode:
+    written = write_report(find_run(run), into, dry_run=dry_run)
+    if show and not dry_run and not out.json_mode:
         out.text(written.markdown.read_text(encoding="utf-8"), end="")
     else:
         out.result({"markdown": str(written.markdown), "html": str(written.html)})

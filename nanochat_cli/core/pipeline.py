@@ -47,6 +47,7 @@ class Recipe:
     seed: int
     minutes: float | None
     tokens_per_s: float | None
+    least_scale: float
     stages: tuple[Stage, ...]
 
     def stage(self, name: str) -> Stage:
@@ -84,6 +85,7 @@ def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | N
         seed=seed,
         minutes=minutes,
         tokens_per_s=tree.get("tokens_per_s"),
+        least_scale=tree.get("least_scale", 0.0),
         stages=stages,
     )
 
@@ -263,7 +265,7 @@ def stage_config(recipe: Recipe, stage: Stage, name: str) -> Any:
 
 
 def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
-    """Return the share of the recipe's steps that fit the time; measured once per run, then kept, so a rerun agrees."""
+    """Return the share of the recipe's steps that are done here; settled once per run, then kept, so a rerun agrees."""
     folder = runs.create(recipe.run)
     facts = files.read_json(folder / "run.json", "the run's facts")
     if "scale" in facts:
@@ -274,7 +276,6 @@ def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
                 hint=f"it was {f'{before:g}' if before else 'not given'}; choose a new name with --run",
             )
         return facts["scale"]
-    scale = (recipe.minutes or FULL_MINUTES) / FULL_MINUTES
     measured = None
     if recipe.tokens_per_s:
         base = next(s for s in recipe.stages if s.command == "train base")
@@ -283,11 +284,27 @@ def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
         if result.get("asked_to_stop"):
             raise _StopAsked
         measured = result["tokens_per_s"]
-        scale *= min(1.0, measured / recipe.tokens_per_s)
-    facts |= {"scale": round(scale, 3), "recipe": recipe.name, "seed": recipe.seed, "minutes": recipe.minutes}
+    scale = share_of_steps(recipe, measured)
+    if measured and recipe.tokens_per_s and scale != 1:
+        events.Listener(on_event).note(
+            f"this machine trains {measured:,.0f} tokens/s; the recipe is made for {recipe.tokens_per_s:,.0f}: "
+            f"{scale:.0%} of its steps, about {FULL_MINUTES * scale * max(1, recipe.tokens_per_s / measured):.0f} minutes"
+        )
+    facts |= {"scale": scale, "recipe": recipe.name, "seed": recipe.seed, "minutes": recipe.minutes}
     facts["measured_tokens_per_s"] = measured
     files.write_json(folder / "run.json", facts)
-    return facts["scale"]
+    return scale
+
+
+def share_of_steps(recipe: Recipe, measured: float | None) -> float:
+    """Return the share of the recipe's steps that fit the time at `measured` tokens per second.
+
+    A slower machine does fewer, but without `minutes` not fewer than `least_scale`: the model is what a user waits for.
+    """
+    pace = min(1.0, measured / recipe.tokens_per_s) if measured and recipe.tokens_per_s else 1.0
+    if recipe.minutes is not None:
+        return round(recipe.minutes / FULL_MINUTES * pace, 3)
+    return round(max(pace, recipe.least_scale), 3)
 
 
 def _scaled(cfg: Any, name: str, scale: float) -> Any:

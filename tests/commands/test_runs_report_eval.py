@@ -68,6 +68,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], run: Path) -> None:
 
 
 def test_report(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "report", "--dry-run", "--json")
+    assert code == 0 and Path(json.loads(out)["markdown"]) == run / "report.md" and not (run / "report.md").exists()
     code, out, _ = call(capsys, "report", "--json")
     assert code == 0 and Path(json.loads(out)["html"]) == run / "report.html" and (run / "report.md").is_file()
     code, out, _ = call(capsys, "report", "--run", "tiny", "--out", str(tmp_path / "card"), "--print")

@@ -105,3 +105,14 @@ def test_the_length_of_a_run_is_settled_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another length: --minutes 4") as caught:
         scale(4.0)
     assert "it was 2" in (caught.value.hint or "")
+
+
+def test_a_slow_machine_does_fewer_steps_but_enough_for_an_answer() -> None:
+    def share(measured: float | None, minutes: float | None = None) -> float:
+        return pipeline.share_of_steps(pipeline.load("demo", minutes=minutes), measured)
+
+    nominal = pipeline.load("demo").tokens_per_s or 0
+    assert share(nominal * 2) == share(nominal) == share(None) == 1
+    assert share(nominal * 0.9) == 0.9
+    assert share(nominal * 0.2) == pipeline.load("demo").least_scale > 0.5
+    assert share(nominal * 0.5, minutes=8.0) == 0.5 and share(nominal * 0.5, minutes=16.0) == 1, "a user may choose"

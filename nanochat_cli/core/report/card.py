@@ -17,17 +17,20 @@ class Report:
     html: Path
 
 
-def write_report(run_folder: Path, into: Path | None = None) -> Report:
+def write_report(run_folder: Path, into: Path | None = None, *, dry_run: bool = False) -> Report:
     """Write `report.md` and `report.html` for a run, in its folder or in `into`, and return where they are.
 
-    Raises MissingArtifact if the folder holds nothing that a stage recorded.
+    A dry run only reads. Raises MissingArtifact if the folder holds nothing that a stage recorded.
     """
     run = gather.read_run(run_folder)
+    target = into or run_folder
+    report = Report(target / "report.md", target / "report.html")
+    if dry_run:
+        return report
     recorded = run.facts.get("machine")
     known = recorded if isinstance(recorded, dict) else None
     document = content.compose(run, known or machine.describe(), measured_now=known is None)
-    target = files.make_dir(into or run_folder, "the report")
-    report = Report(target / "report.md", target / "report.html")
+    files.make_dir(target, "the report")
     files.write_atomic(report.markdown, markdown.write(document))
     files.write_atomic(report.html, html.write(document))
     return report

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 
 from nanochat_cli.core.data.tinyworld.items import Item, Split
 from nanochat_cli.core.data.tinyworld.rng import Rng
-from nanochat_cli.core.data.tinyworld.wordings import WORDINGS
+from nanochat_cli.core.data.tinyworld.wordings import wordings
 from nanochat_cli.core.data.tinyworld.words import COUNTED, NAMES
 
 OPENERS = (
     "Hi! ", "Hello. ", "OK. ", "Please help me. ", "I have a question. ", "Now this: ", "Next: ", "Tell me: ",
     "Quick question: ", "One more: ", "So, ", "Well, ", "Please: ", "Here is my question: ", "Let me ask: ",
 )  # fmt: skip
+WHOLE_PERCENT = 50  # of the questions in training are whole sentences, the others phrases in frames
 CLOSERS = (" Please.", " Thanks.", " Thank you.")
 
 
 def question(rng: Rng, item: Item, split: Split = "train") -> str:
     """Returns one wording of the item's question (without its context); held wordings are given plainly."""
-    trained, held = WORDINGS[item.wording]
+    ways = wordings(item.wording)
     if split == "held":
-        return capital(filled(rng, rng.pick(held), item.slots))
-    wording = rng.pick(trained)
+        return capital(filled(rng, rng.pick(ways.held), item.slots))
+    wording = rng.pick(ways.whole if rng.chance(WHOLE_PERCENT) else ways.framed)
     text = capital(filled(rng, wording, dressed(rng, wording, item.slots)))
     style = rng.below(20)
     if style < 3:
@@ -36,7 +37,7 @@ def question(rng: Rng, item: Item, split: Split = "train") -> str:
 
 def filled(rng: Rng, wording: str, slots: Mapping[str, object]) -> str:
     """Returns the wording with its slots, and with someone (p) and something (s) to count where it asks for them."""
-    if "{s}" in wording:
+    if "{s}" in wording or "{p}" in wording:
         return wording.format(p=rng.pick(NAMES), s=rng.pick(COUNTED), **slots)
     return wording.format(**slots)
 

@@ -11,15 +11,15 @@ from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.tokenizer.conversation import Conversation, Message
 
-VERSION = "tinyworld-2"  # part of every random stream: a change of content is a new version
+VERSION = "tinyworld-3"  # part of every random stream: a change of content is a new version
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
     "story": 250, "roll": 65, "list": 80, "echo": 40, "tell": 15, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
-    "sub-2": 40, "sub-3": 60, "choice": 8, "spell": 85, "count": 83, "first-letter": 12, "last-letter": 18,
-    "word-length": 25, "facts": 95, "next-number": 18, "small-talk": 25, "follow-up": 25,
+    "sub-2": 40, "sub-3": 60, "choice": 8, "spell": 75, "count": 83, "first-letter": 12, "last-letter": 18,
+    "word-length": 25, "facts": 95, "next-number": 28, "small-talk": 25, "follow-up": 25,
 }
 CHAT_WEIGHTS = {
     "mid": {

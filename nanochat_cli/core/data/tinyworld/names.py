@@ -1,4 +1,4 @@
-"""Names that nobody in the little world has: practice in copying what cannot be remembered."""
+"""Names and words that nobody in the little world has: practice in reading what cannot be remembered."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def made_up_name(rng: Rng) -> str:
         name = (syllables(rng) if rng.chance(40) else blend(rng)).capitalize()
         if name not in NAMES and name not in GUESTS and not any(piece in name.lower() for piece in UNFIT):
             return name
+
+
+def made_up_word(rng: Rng) -> str:
+    """Returns a word that means nothing, in small letters: its letters have to be read from its pieces."""
+    while True:
+        word = made_up_name(rng).lower()
+        if word not in SPELLING_WORDS:
+            return word
 
 
 def syllables(rng: Rng) -> str:

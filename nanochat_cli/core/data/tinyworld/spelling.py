@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import cache
 
 from nanochat_cli.core.data.tinyworld.items import Item, Split
+from nanochat_cli.core.data.tinyworld.names import made_up_word
 from nanochat_cli.core.data.tinyworld.rng import Rng, hash64
 from nanochat_cli.core.data.tinyworld.words import SPELLING_WORDS
 
+MADE_UP_PERCENT = 30  # of the words in training mean nothing: the letters of any word are to be read, not remembered
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 KINDS = ("spell", "count", "first-letter", "last-letter", "word-length")
 
 
@@ -28,7 +31,7 @@ def letters_by_count(split: Split) -> dict[int, tuple[tuple[str, str], ...]]:
     """Returns for each answer 0..3 the pairs (word, letter) that have it; absent letters are those of the alphabet."""
     table: dict[int, list[tuple[str, str]]] = {0: [], 1: [], 2: [], 3: []}
     for word in words_for("count", split):
-        for letter in "abcdefghijklmnopqrstuvwxyz":
+        for letter in LETTERS:
             count = word.count(letter)
             if count in table:
                 table[count].append((word, letter))
@@ -53,7 +56,7 @@ def item(rng: Rng, split: Split, kind: str) -> Item:
     """Returns one question of one kind about one word."""
     if kind == "count":
         return count_item(rng, split)
-    word = rng.pick(words_for(kind, split))
+    word = made_up_word(rng) if split == "train" and rng.chance(MADE_UP_PERCENT) else rng.pick(words_for(kind, split))
     worked, answer = {
         "spell": (f"Spell {word}: {spaced(word)}.", spaced(word)),
         "first-letter": (f"First letter of {word}: {word[0]}.", word[0]),
@@ -65,10 +68,18 @@ def item(rng: Rng, split: Split, kind: str) -> Item:
 
 def count_item(rng: Rng, split: Split) -> Item:
     """Returns how often a letter is in a word; the answers 0, 1 and 2 are equally frequent, 3 is rarer."""
-    pairs: tuple[tuple[str, str], ...] = ()
-    while not pairs:
-        pairs = letters_by_count(split)[(0, 0, 0, 1, 1, 1, 2, 2, 2, 3)[rng.below(10)]]
-    word, letter = rng.pick(pairs)
-    count = word.count(letter)
+    count = (0, 0, 0, 1, 1, 1, 2, 2, 2, 3)[rng.below(10)]
+    if split == "train" and rng.chance(MADE_UP_PERCENT):
+        word, letter = made_up_with(rng, count)
+    else:
+        word, letter = rng.pick(letters_by_count(split)[count])
     worked = f"Count {letter} in {word}: {running_count(word, letter)}, {count}."
     return Item(family="count", wording="count", slots={"w": word, "l": letter}, worked=worked, answer=str(count))
+
+
+def made_up_with(rng: Rng, count: int) -> tuple[str, str]:
+    """Returns a word that means nothing and a letter that it has `count` times."""
+    while True:
+        word = made_up_word(rng)
+        if letters := [letter for letter in LETTERS if word.count(letter) == count]:
+            return word, rng.pick(letters)

@@ -3,363 +3,415 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from functools import cache
 
+from nanochat_cli.core.data.tinyworld.frames import Phrases
 from nanochat_cli.core.data.tinyworld.rng import hash64
 
 HELD_OF = 8  # one wording in so many is never trained on, and three of each kind at least
 LEAST_HELD = 3
 
+# A sum names its numbers in the order of the question; a difference has to sort them out.
 # fmt: off
-Wordings = dict[str, tuple[str, ...]]
-
-NUMBERS: Wordings = {
-    "add": (
-        "What is {a} + {b}?", "What is {a}+{b}?", "{a}+{b}", "{a} + {b}", "{a} + {b} = ?", "{a}+{b}=",
-        "What is {a} plus {b}?", "How much is {a} plus {b}?", "How much is {a} + {b}?", "{a} plus {b}",
-        "Add {a} and {b}.", "Add {a} to {b}.", "Can you add {a} and {b}?", "Work out {a} + {b}.", "Calculate {a}+{b}.",
-        "Compute {a} plus {b}.", "What is the sum of {a} and {b}?", "Find the sum of {a} and {b}.",
-        "Give me the sum of {a} and {b}.", "Tell me {a} plus {b}.", "What do you get if you add {a} and {b}?",
-        "If I add {a} and {b}, what do I get?", "How many are {a} and {b} together?", "Put {a} and {b} together.",
-        "I have {a} {s} and get {b} more. How many {s} do I have?", "I want to add {a} and {b}.",
-        "There are {a} {s}. Then {b} more come. How many {s} are there?", "I need the sum of {a} and {b}.",
-        "One box has {a} {s}, the other has {b}. How many {s} are in both?", "I would like {a} plus {b}.",
-        "{p} has {a} {s} and gets {b} more. How many {s} does {p} have now?", "I must add {a} and {b}.",
-        "{p} has {a} {s}. {p} buys {b} more. How many {s} is that?", "Do you know {a} + {b}?",
-        "{p} has {a} {s}, I have {b}. How many {s} do we have?", "Say what {a} and {b} make.", "I need {a}+{b}.",
-        "I need to know {a} + {b}.", "I would like to know {a} plus {b}.", "I want {a} + {b}.",
-        "We want to know the sum of {a} and {b}.", "Let me know {a}+{b}.", "Do you know {a}+{b}?",
-        "Please find {a}+{b}.", "Say what {a} + {b} is.", "My question is {a}+{b}.",
-        "Anna has {a} pens and gets {b} more. How many pens does she have now?",
-        "Max has {a} coins and wins {b} more. How many coins does Max have?",
-        "Tina has {a} cards and buys {b} more. How many cards has she now?",
-        "Leo has {a} stones and takes {b} more. How many stones does he have?",
-        "Ruby finds {a} nuts, then she finds {b} more. How many nuts does she find?",
-        "Sam has {a} books and Dan has {b} books. How many books do they have?",
-        "We see {a} cows and {b} sheep. How many animals do we see?",
-        "There were {a} eggs and now there are {b} more. How many eggs are there now?", "What number is {a} plus {b}?",
-        "Could you work out the sum {a} + {b}?", "How much do {a} and {b} make together?", "I want to know {a}+{b}.",
-        "Ben has {a} shells and finds {b} more. How many shells does he have now?", "What does {a} plus {b} make?",
-        "Please calculate the sum of {a} and {b}.", "Give me {a} + {b}.",
-        "If you have {a} and get {b} more, how many is that?",
-        "Kate has {a} nuts and picks {b} more. How many nuts has she got now?", "What is {b} more than {a}?",
-        "Tell me how much I get if I put {a} and {b} together.", "Can I have the sum of {a} and {b}, please?",
-        "I have {a} and I want to add {b}. How much is that?",
-        "{p} finds {a} {s} and I find {b} {s}. How many {s} did we find together?",
-        "Could you tell me what number you get if you add {b} to {a}?", "What do {a} and {b} make?",
-        "{a} and {b} is how much?", "How much is {a} and {b}?", "Sum of {a} and {b}?",
-        "The sum of {a} and {b}, please.", "Please add {a} and {b}.", "Please add {b} to {a}.",
-        "Could you add {a} and {b}?", "Could you add {b} to {a} for me?",
-        "If you put {a} and {b} together, what do you get?", "Start with {a} and add {b}.",
-        "Start with {a}. Add {b}. What do you get?", "I have {a} and you have {b}. How many do we have together?",
-        "First {a}, then {b} more. How many is that?", "Take {a} and add {b} to it.",
-        "What number do {a} and {b} make?", "Find {a} + {b}.", "Solve {a}+{b}.", "{a} more than {b} is what?",
-        "How many is {b} more than {a}?",
-        "There are {a} {s} in one box and {b} in another. How many are there in all?",
-        "{p} had {a} {s} and then found {b}. How many {s} has {p} now?",
-        "I read {a} pages today and {b} before. How many pages is that?", "Together, how much are {a} and {b}?",
-        "Let us add {a} and {b}.", "Help me add {a} and {b}.",
+NUMBERS = {
+    "add": Phrases(
+        whole=(
+            "{a}+{b}", "{a} + {b}", "{a} + {b} = ?", "{a}+{b}=", "what is {a} + {b}?", "what is {a}+{b}?",
+            "how much is {a} + {b}?", "how much is {a}+{b}?", "how much is {a} plus {b}?", "how much is {a} and {b}?",
+            "what do you get if you add {a} and {b}?", "what do you get from {a} plus {b}?",
+            "if I add {a} and {b}, what do I get?", "if you put {a} and {b} together, what do you get?",
+            "how many are {a} and {b} together?", "how much do {a} and {b} make together?", "what do {a} and {b} make?",
+            "what does {a} plus {b} make?", "{a} and {b} is how much?", "together, how much are {a} and {b}?",
+            "what number is {a} more than {b}?", "how much is {a} more than {b}?", "{a} more than {b} is what?",
+            "start with {a} and add {b}.", "start with {a}. Add {b}. What do you get?", "begin with {a} and add {b}.",
+            "start with {a}, then add {b}. What is it now?", "first {a}, then {b} more. How many is that?",
+            "{a}, and {b} more. How many is that?", "I had {a} and got {b} more. How many do I have?",
+            "I have {a} and you have {b}. How many do we have together?", "I have {a}. You give me {b}. What have I got?",
+            "if you have {a} and get {b} more, how many is that?", "I have {a} and I want to add {b}. How much is that?",
+            "I have {a} {s} and get {b} more. How many {s} do I have?",
+            "I have {a} {s} and find {b} more. How many {s} have I got now?",
+            "I see {a} {s} here and {b} {s} there. How many {s} do I see?",
+            "there are {a} {s}. Then {b} more come. How many {s} are there?",
+            "there are {a} {s} in one box and {b} in another. How many are there in all?",
+            "there were {a} {s} and now there are {b} more. How many {s} are there now?",
+            "one box has {a} {s}, the other has {b}. How many {s} are in both?",
+            "we have {a} {s} and {p} has {b}. How many {s} are that together?",
+            "{p} has {a} {s} and gets {b} more. How many {s} does {p} have now?",
+            "{p} has {a} {s}. {p} buys {b} more. How many {s} is that?",
+            "{p} has {a} {s}, I have {b}. How many {s} do we have?",
+            "{p} has {a} {s} and I give {p} {b} more. How many {s} has {p} now?",
+            "{p} finds {a} {s} and I find {b} {s}. How many {s} did we find together?",
+            "{p} had {a} {s} and then found {b}. How many {s} has {p} now?",
+            "{p} sees {a} cows and {b} sheep. How many animals does {p} see?",
+            "we see {a} {s}, then {b} more. How many {s} do we see?", "a hen has {a} eggs, a duck has {b}. How many eggs?",
+            "I read {a} pages today and {b} before. How many pages is that?",
+            "{p} walks {a} steps and then {b} more. How many steps is that?",
+        ),
+        do=(
+            "add {a} and {b}", "add up {a} and {b}", "add {a} to {b}", "work out {a} + {b}", "work out {a} plus {b}",
+            "calculate {a}+{b}", "compute {a} plus {b}", "put {a} and {b} together", "solve {a}+{b}",
+            "say what {a} and {b} make", "take {a} and add {b} to it", "count {a} and {b} together",
+        ),
+        thing=(
+            "{a}+{b}", "{a} + {b}", "{a} plus {b}", "the sum of {a} and {b}", "the sum {a} + {b}",
+            "{a} and {b} together", "the total of {a} and {b}",
+        ),
+        know=(
+            "how much {a} + {b} is", "how much {a} and {b} make", "what {a} plus {b} is", "what {a}+{b} makes",
+            "what you get if you add {a} and {b}",
+        ),
     ),
-    "sub": (
-        "What is {a} - {b}?", "What is {a}-{b}?", "{a}-{b}", "{a} - {b}", "{a} - {b} = ?", "{a}-{b}=",
-        "What is {a} minus {b}?", "How much is {a} minus {b}?", "How much is {a} - {b}?", "{a} minus {b}",
-        "Take {b} from {a}.", "Take {b} away from {a}.", "Subtract {b} from {a}.", "Can you take {b} from {a}?",
-        "What is {a} take away {b}?", "Work out {a} - {b}.", "Calculate {a}-{b}.", "Compute {a} minus {b}.",
-        "What is the difference of {a} and {b}?", "Find the difference between {a} and {b}.", "Tell me {a} minus {b}.",
-        "What do you get if you take {b} from {a}?", "If I subtract {b} from {a}, what do I get?",
-        "How much is left if you take {b} away from {a}?", "I have {a} {s} and give away {b}. How many {s} are left?",
-        "I want to take {b} from {a}.", "There are {a} {s}. Then {b} go away. How many {s} are left?",
-        "I need {a} minus {b}.", "A box has {a} {s}. I take out {b}. How many {s} are left?",
-        "I would like {a} minus {b}.", "{p} has {a} {s} and gives away {b}. How many {s} does {p} have now?",
-        "I must subtract {b} from {a}.", "{p} has {a} {s}. {p} sells {b}. How many {s} are left?",
-        "Do you know {a} - {b}?", "{p} has {a} {s}, I have {b}. How many more {s} does {p} have?",
-        "Say what {a} minus {b} makes.", "I need {a}-{b}.", "I need to know {a} - {b}.",
-        "I would like to know {a} minus {b}.", "I want {a} - {b}.", "We want to know the difference of {a} and {b}.",
-        "Let me know {a}-{b}.", "Do you know {a}-{b}?", "Please find {a}-{b}.", "Say what {a} - {b} is.",
-        "My question is {a}-{b}.", "Anna has {a} pens and gives {b} away. How many pens does she have now?",
-        "Max has {a} coins and pays {b}. How many coins does Max have now?",
-        "Tina has {a} cards and sells {b}. How many cards has she now?",
-        "Leo has {a} stones and throws {b} away. How many stones does he have?",
-        "Ruby has {a} nuts and eats {b}. How many nuts does she have left?",
-        "Sam had {a} books and lost {b}. How many books has he now?",
-        "We see {a} cows, then {b} walk off. How many cows are left?",
-        "There were {a} eggs and {b} broke. How many eggs are there now?", "If {b} of {a} go away, how many are left?",
-        "Out of {a} I take {b}. How much is left?", "What number is {a} minus {b}?",
-        "Could you work out the difference {a} - {b}?", "If you take away {b} from {a}, how much is left?",
-        "I want to know {a}-{b}.", "Ben has {a} shells and loses {b}. How many shells does he have now?",
-        "What does {a} minus {b} make?", "Please calculate {a} minus {b}.", "Give me {a} - {b}.",
-        "If you have {a} and lose {b}, how many are left?",
-        "Kate has {a} nuts and gives {b} to Dan. How many nuts has she got now?", "How much more is {a} than {b}?",
-        "Tell me what is left if I subtract {b} from {a}.",
-        "Please work out the difference between {a} and {b} for me.",
-        "Start with {a} and take away {b}. What do you get?",
-        "There were {a} {s} in the box and {p} takes {b}. How many {s} are left in it?",
-        "I have {a} and I want to take away {b}. How much do I have left?", "What do you get from {a} minus {b}?",
-        "Please take {b} from {a}.", "Please subtract {b} from {a}.", "Could you subtract {b} from {a}?",
-        "Could you take {b} away from {a} for me?", "Start with {a}. Take away {b}. What is left?",
-        "Start with {a} and subtract {b}.", "The difference of {a} and {b}, please.",
-        "Difference between {a} and {b}?", "How much more than {b} is {a}?", "How many more is {a} than {b}?",
-        "How much less than {a} is {b}?", "How much less is {b} than {a}?", "What is left of {a} if I take {b}?",
-        "If I had {a} and lost {b}, what would be left?", "{a} less {b}", "What is {a} less {b}?", "Find {a} - {b}.",
-        "Solve {a}-{b}.", "Help me take {b} from {a}.",
-        "There are {a} {s} in a box. {p} takes {b} of them. How many are left?",
-        "{p} had {a} {s} and lost {b}. How many {s} has {p} now?",
-        "I have {a} {s} and you have {b}. How many more do I have?",
-        "I had {a} {s} and gave you {b}. How many {s} do I have left?",
-        "We had {a} {s} and used {b}. How many are left?", "From {a}, take {b}.", "Let us take {b} from {a}.",
+    "sub": Phrases(
+        whole=(
+            "{a}-{b}", "{a} - {b}", "{a} - {b} = ?", "{a}-{b}=", "what is {a} - {b}?", "what is {a}-{b}?",
+            "how much is {a} - {b}?", "how much is {a}-{b}?", "how much is {a} minus {b}?", "how much is {a} less {b}?",
+            "what is {a} take away {b}?", "what do you get if you take {b} from {a}?",
+            "what do you get from {a} minus {b}?", "if I subtract {b} from {a}, what do I get?",
+            "if you subtract {b} from {a}, what is left?", "if you take away {b} from {a}, how much is left?",
+            "how much is left if you take {b} away from {a}?", "what is left of {a} if I take {b}?",
+            "out of {a} I take {b}. How much is left?", "what does {a} minus {b} make?", "from {a}, take {b}.",
+            "how much more is {a} than {b}?", "how much more than {b} is {a}?", "how many more is {a} than {b}?",
+            "how much less is {b} than {a}?", "how much less than {a} is {b}?", "by how much is {a} more than {b}?",
+            "how far is it from {b} to {a}?", "what is missing from {b} to {a}?", "how much do I add to {b} to get {a}?",
+            "start with {a} and subtract {b}.", "start with {a} and take away {b}. What do you get?",
+            "start with {a}. Subtract {b}. What is left?", "begin with {a} and take away {b}.",
+            "start with {a}, then take {b} away. What is it now?", "I had {a} and lost {b}. How many do I have?",
+            "I have {a} and you have {b}. How many more do I have?", "I have {a}. You take {b}. What have I got left?",
+            "if {b} of {a} go away, how many are left?", "if you have {a} and lose {b}, how many are left?",
+            "I have {a} and I want to take away {b}. How much do I have left?",
+            "I have {a} {s} and give away {b}. How many {s} are left?",
+            "I have {a} {s} and lose {b}. How many {s} have I got now?",
+            "I see {a} {s}, then {b} are gone. How many {s} do I see?",
+            "there are {a} {s}. Then {b} go away. How many {s} are left?",
+            "there are {a} {s} in a box. {p} takes {b} of them. How many are left?",
+            "there were {a} {s} and {b} broke. How many {s} are there now?",
+            "a box has {a} {s}. I take out {b}. How many {s} are left?",
+            "we had {a} {s} and used {b}. How many {s} are left?",
+            "{p} has {a} {s} and gives away {b}. How many {s} does {p} have now?",
+            "{p} has {a} {s}. {p} sells {b}. How many {s} are left?",
+            "{p} has {a} {s}, I have {b}. How many more {s} does {p} have?",
+            "{p} has {a} {s} and I take {b} of them. How many {s} has {p} now?",
+            "{p} has {a} {s} and gives me {b}. How many {s} does {p} have left?",
+            "{p} had {a} {s} and lost {b}. How many {s} has {p} now?",
+            "{p} sees {a} cows, then {b} walk off. How many cows are left?",
+            "we see {a} {s}, then {b} go. How many {s} do we see?", "a hen had {a} eggs, {b} broke. How many eggs now?",
+            "I had {a} pages to read and read {b}. How many pages are left?",
+            "{p} has to walk {a} steps and walks {b}. How many steps are left?",
+        ),
+        do=(
+            "take {b} from {a}", "take {b} away from {a}", "take away {b} from {a}", "subtract {b} from {a}",
+            "work out {a} - {b}", "work out {a} minus {b}", "calculate {a}-{b}", "compute {a} minus {b}",
+            "solve {a}-{b}", "say what is left of {a} without {b}", "take {a} and subtract {b} from it",
+            "count back {b} from {a}",
+        ),
+        thing=(
+            "{a}-{b}", "{a} - {b}", "{a} minus {b}", "{a} less {b}", "the difference of {a} and {b}",
+            "the difference {a} - {b}", "the difference between {a} and {b}", "the rest of {a} without {b}",
+        ),
+        know=(
+            "how much {a} - {b} is", "how much is left of {a} if I take {b}", "what {a} minus {b} is",
+            "what {a}-{b} makes", "what you get if you subtract {b} from {a}", "how much more {a} is than {b}",
+        ),
     ),
-    "add-three": (
-        "What is {a} + {b} + {c}?", "What is {a}+{b}+{c}?", "{a}+{b}+{c}", "{a} + {b} + {c}",
-        "What is {a} plus {b} plus {c}?", "How much is {a} + {b} + {c}?", "Add {a}, {b} and {c}.",
-        "Can you add {a}, {b} and {c}?", "Work out {a} + {b} + {c}.", "Calculate {a}+{b}+{c}.",
-        "What is the sum of {a}, {b} and {c}?", "Find the sum of {a}, {b} and {c}.",
-        "How many are {a}, {b} and {c} together?", "Tell me {a} plus {b} plus {c}.", "I want to add {a}, {b} and {c}.",
-        "I need the sum of {a}, {b} and {c}.", "I would like {a} + {b} + {c}.",
-        "What number is {a} plus {b} plus {c}?", "How much do {a}, {b} and {c} make together?",
-        "I want to know {a}+{b}+{c}.",
+    "add-three": Phrases(
+        whole=("{a}+{b}+{c}", "{a} + {b} + {c}", "how much is {a} + {b} + {c}?", "{a}+{b}+{c}="),
+        do=("add {a}, {b} and {c}", "work out {a} + {b} + {c}", "calculate {a}+{b}+{c}", "add up {a}, {b} and {c}"),
+        thing=("{a} + {b} + {c}", "{a} plus {b} plus {c}", "the sum of {a}, {b} and {c}"),
+        know=("how much {a} + {b} + {c} is",),
     ),
-    "number-after": (
-        "What number comes after {n}?", "Which number comes after {n}?", "What comes after {n}?",
-        "What is the number after {n}?", "What is the next number after {n}?", "Name the number after {n}.",
-        "Tell me the number after {n}.", "Which number follows {n}?", "What follows {n}?", "Count on from {n}.",
-        "I count and say {n}. What do I say next?", "After {n}, what number is next?",
-        "Give me the next number after {n}.", "I want the number after {n}.", "Say the number that is after {n}.",
-        "Give me the number that comes after {n}.", "Which is the next number after {n}?",
-        "When I count, what follows {n}?",
+    "number-after": Phrases(
+        whole=(
+            "what number comes after {n}?", "which number comes after {n}?", "what comes after {n}?",
+            "what comes next after {n}?", "which number follows {n}?", "what follows {n}?", "which number is next after {n}?",
+            "I count and say {n}. What do I say next?", "after {n}, what number is next?", "{n}, and then?",
+            "when I count, what follows {n}?", "I am at {n}. What number is next?",
+        ),
+        do=("count on from {n}", "name the number after {n}", "say the number that comes after {n}"),
+        thing=("the number after {n}", "the next number after {n}", "the number that comes after {n}", "one more than {n}"),
+        know=("what number comes after {n}", "which number follows {n}", "what comes after {n}"),
     ),
-    "number-before": (
-        "What number comes before {n}?", "Which number comes before {n}?", "What comes before {n}?",
-        "What is the number before {n}?", "What is the last number before {n}?", "Name the number before {n}.",
-        "Tell me the number before {n}.", "Which number is before {n}?", "What is just before {n}?",
-        "Count back from {n}.", "I count back and say {n}. What do I say next?", "Before {n}, what number is there?",
-        "Give me the last number before {n}.", "I want the number before {n}.", "Say the number that is before {n}.",
-        "Give me the number that comes before {n}.", "Which is the number just before {n}?",
-        "When I count back, what comes after {n}?",
-    ),
-}
-
-LETTERS: Wordings = {
-    "spell": (
-        "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How do I spell {w}?", "How is {w} spelled?",
-        "How is the word {w} spelled?", "Can you spell {w}?", "Can you spell the word {w}?",
-        "Tell me how to spell {w}.", "Show me how to spell {w}.", "Give me the spelling of {w}.",
-        "What is the spelling of {w}?", "Write {w} letter by letter.", "Say {w} letter by letter.",
-        "Which letters spell {w}?", "What letters are in {w}?", "List the letters of {w}.",
-        "Name the letters of {w}, one by one.", "Break {w} into letters.", "How do we write the word {w}?",
-        "I need to spell {w}.", "I want the spelling of {w}.", "I must write {w}. How do I spell it?",
-        "Say how to spell {w}.", "I want to spell {w}. How do I do it?", "Could you spell out {w}?",
-        "What are the letters of {w}?", "Show me the spelling of the word {w}.",
-        "Write the word {w} one letter at a time.", "Please spell the word {w} for me.", "Tell me the letters of {w}.",
-        "In what way is {w} spelled?", "What is {w}, letter by letter?", "Do you know how to spell {w}?",
-        "Letters of {w}?", "How should I spell {w}?", "Teach me to spell {w}.", "What letters make {w}?",
-        "Let me see the letters of {w}.", "Help me spell {w}.", "How is {w} written?",
-        "I do not know how to spell {w}.", "Take {w} apart into letters.", "Put the letters of {w} in a row.",
-        "{w}, one letter at a time.", "How do you write {w}, letter by letter?",
-        "Please write out all the letters of {w}.", "I would like to know how {w} is spelled.",
-        "What letters do I need to write {w}?", "The word is {w}. Can you spell it for me?",
-        "Can I get the spelling of {w}, please?", "Please spell {w}.", "Could you spell {w}?",
-        "Would you spell {w} for me?", "Can you tell me how to spell {w}?", "Do I spell {w} right? Show me.",
-        "Say the letters of {w}.", "Say the letters of {w} one after the other.", "Give me the letters of {w}.",
-        "Give me all letters of {w}, one by one.", "The letters of {w}, please.", "The spelling of {w}, please.",
-        "How is it spelled: {w}?", "Spell this word: {w}.", "Spell this: {w}.", "Write out {w} letter by letter.",
-        "Write {w} with one letter at a time.", "Tell me each letter of {w}.", "Which letters make up {w}?",
-        "I forgot how to spell {w}.", "Let us spell {w}.", "What is the right spelling of {w}?",
-        "How do people spell {w}?",
-    ),
-    "count": (
-        "How many {l} are in {w}?", "How many {l} are there in {w}?", "How many {l} does {w} have?",
-        "How many times is {l} in {w}?", "How many times does {l} come in {w}?",
-        "How many times is the letter {l} in {w}?", "How many times does the letter {l} appear in {w}?",
-        "How many letters {l} are in {w}?", "How many letters {l} are in the word {w}?", "Count {l} in {w}.",
-        "Count the {l} in {w}.", "Count the letter {l} in {w}.", "Count the letters {l} in the word {w}.",
-        "Count how many {l} are in {w}.", "Count how many times {l} is in {w}.", "How often is {l} in {w}?",
-        "How often do you see {l} in {w}?", "How often is the letter {l} in the word {w}?",
-        "What is the count of {l} in {w}?", "What is the number of {l} in {w}?", "Give me the number of {l} in {w}.",
-        "Find the number of {l} in the word {w}.", "Tell me how many {l} are in {w}.",
-        "Tell me how often {l} is in {w}.", "Number of {l} in {w}?", "The word is {w}. How many {l} are in it?",
-        "Look at {w}. How often do you see {l}?", "In {w}, how many {l} are there?",
-        "In the word {w}, how often is the letter {l}?", "I want the number of {l} in {w}.",
-        "I need to count {l} in {w}.", "Say how many {l} are in {w}.", "How often does the letter {l} appear in {w}?",
-        "Can you count the {l} in {w}?", "In the word {w}, how many times do you see {l}?",
-        "What number of {l} does {w} have?", "Say how many times the letter {l} is in the word {w}.",
-        "Do you know how many {l} are in {w}?", "Please count how often {l} is in {w}.",
-        "What is the number of times {l} appears in {w}?", "How many of the letters in {w} are {l}?",
-        "Tell me the number of {l} in the word {w}.", "Look at the word {w} and count all the {l}.",
-        "If you spell {w}, how many {l} do you get?", "I would like to know how often {w} has the letter {l}.",
-        "{w} has how many {l} in it?", "Can you find all the {l} in {w} and tell me how many there are?",
-        "I want to write {w}. How many times do I need the letter {l}?", "Please count the {l} in {w}.",
-        "Could you count the {l} in {w}?", "Would you count how many {l} {w} has?", "How many {l} do you see in {w}?",
-        "How many {l} do you find in {w}?", "How many {l} can you find in the word {w}?",
-        "Find how many {l} are in {w}.", "Find all {l} in {w} and count them.",
-        "Can you tell me how many {l} {w} has?", "Let us count the {l} in {w}.", "Count each {l} in {w}.",
-        "Count every {l} that is in {w}.", "Take the word {w}. How many {l} are in it?",
-        "Spell {w} and count the {l}.", "Does {w} have {l}? How many?", "How many {l} when I write {w}?",
-        "If I write {w}, how many {l} do I write?", "The number of {l} in {w}, please.",
-        "I would like to know how many {l} are in {w}.", "Help me count {l} in {w}.",
-        "Show me how many {l} are in {w}.", "Look for {l} in {w}. How many are there?",
-        "Of all letters in {w}, how many are {l}?",
-    ),
-    "first-letter": (
-        "What is the first letter of {w}?", "What is the first letter in {w}?", "Which letter is first in {w}?",
-        "What letter does {w} start with?", "Which letter does {w} start with?", "What does {w} start with?",
-        "With which letter does {w} begin?", "Which letter does {w} begin with?", "How does {w} begin?",
-        "Name the first letter of {w}.", "Tell me the first letter of {w}.", "First letter of {w}?",
-        "Give me the first letter of the word {w}.", "Find the first letter of {w}.",
-        "I want the first letter of {w}.", "The word is {w}. What is its first letter?",
-        "Which is the letter that {w} begins with?", "What is the letter that {w} starts with?",
-        "The word {w} begins with which letter?", "Say the first letter of the word {w}.",
-    ),
-    "last-letter": (
-        "What is the last letter of {w}?", "What is the last letter in {w}?", "Which letter is last in {w}?",
-        "What letter does {w} end with?", "Which letter does {w} end with?", "What does {w} end with?",
-        "With which letter does {w} end?", "Which letter does {w} end in?", "How does {w} end?",
-        "Name the last letter of {w}.", "Tell me the last letter of {w}.", "Last letter of {w}?",
-        "Give me the last letter of the word {w}.", "Find the last letter of {w}.", "I want the last letter of {w}.",
-        "The word is {w}. What is its last letter?", "Which is the letter at the end of {w}?",
-        "What is the letter that {w} ends with?", "The word {w} ends with which letter?",
-        "Say the last letter of the word {w}.",
-    ),
-    "word-length": (
-        "How many letters are in {w}?", "How many letters are there in {w}?", "How many letters does {w} have?",
-        "How many letters are in the word {w}?", "How long is {w}?", "How long is the word {w}?",
-        "What is the length of {w}?", "Give me the length of {w}.", "Find the length of the word {w}.",
-        "Count the letters in {w}.", "Count all letters of {w}.", "Tell me how many letters {w} has.",
-        "Tell me how long {w} is.", "The word is {w}. How many letters does it have?", "I want the length of {w}.",
-        "Say how many letters {w} has.", "Can you count the letters of {w}?", "What length does the word {w} have?",
-        "In {w}, how many letters are there?",
+    "number-before": Phrases(
+        whole=(
+            "what number comes before {n}?", "which number comes before {n}?", "what comes before {n}?",
+            "what comes just before {n}?", "which number is before {n}?", "what is before {n}?",
+            "which number is just before {n}?", "I count back and say {n}. What do I say next?",
+            "before {n}, what number is there?", "{n}, and before that?", "when I count back, what comes after {n}?",
+            "I am at {n}. What number was before?",
+        ),
+        do=("count back from {n}", "name the number before {n}", "say the number that comes before {n}"),
+        thing=("the number before {n}", "the last number before {n}", "the number that comes before {n}", "one less than {n}"),
+        know=("what number comes before {n}", "which number is before {n}", "what comes before {n}"),
     ),
 }
 
-STORIES: Wordings = {
-    "who": (
-        "Who has the {o}?", "Who has the {o} now?", "Who owns the {o}?", "Who owns the {o} now?",
-        "Tell me who has the {o}.", "Who is the owner of the {o}?", "Who holds the {o}?", "Who has got the {o}?",
-        "Whose is the {o}?", "Whose {o} is it now?", "At the end, who has the {o}?", "Who has the {o} at the end?",
-        "Can you tell me who has the {o} now?", "Who is it that has the {o}?", "Now who owns the {o}?",
+LETTERS = {
+    "spell": Phrases(
+        whole=(
+            "how do you spell {w}?", "how is {w} spelled?", "how is {w} written?", "how do you write {w}?",
+            "how should I spell {w}?", "how do people spell {w}?", "how is it spelled: {w}?", "which letters spell {w}?",
+            "what letters are in {w}?", "which letters are in {w}?", "which letters make up {w}?", "what letters make {w}?",
+            "what letters do I need to write {w}?", "in what way is {w} spelled?", "what is {w}, letter by letter?",
+            "{w}, one letter at a time.", "{w}, letter by letter.", "how do you write {w}, letter by letter?",
+            "the word is {w}. Can you spell it for me?", "the word is {w}. How is it spelled?",
+            "the word is {w}. What are its letters?", "I must write {w}. How do I spell it?", "do I spell {w} right? Show me.",
+            "I forgot how to spell {w}.", "spell this: {w}.", "spell this word: {w}.", "if I write {w}, which letters do I write?",
+            "what are the letters of {w}?", "what are all the letters in {w}, one by one?", "letters of {w}?",
+        ),
+        do=(
+            "spell {w}", "spell the word {w}", "spell out {w}", "write {w} letter by letter", "say {w} letter by letter",
+            "write {w} one letter at a time", "break {w} into letters", "break the word {w} into its letters",
+            "list the letters of {w}", "list all letters in {w}", "name the letters of {w}", "name each letter of {w}",
+            "name the letters of {w}, one by one", "take {w} apart into letters", "put the letters of {w} in a row",
+            "say the letters of {w}", "write out all the letters of {w}", "write down each letter of {w}",
+        ),
+        thing=(
+            "the spelling of {w}", "the right spelling of {w}", "the spelling of the word {w}", "each letter of {w}",
+            "every letter of {w}", "the way to spell {w}", "the way {w} is written",
+        ),
+        know=(
+            "how to spell {w}", "how you spell {w}", "how {w} is spelled", "how {w} is written", "how to write {w}",
+            "which letters are in {w}", "what letters make up {w}", "how to spell the word {w}",
+        ),
     ),
-    "what": (
-        "What does {n} have?", "What does {n} have now?", "What does {n} own?", "What has {n} got?",
-        "What thing does {n} have?", "Tell me what {n} has.", "Which thing does {n} have?", "What is with {n}?",
-        "What does {n} hold?", "What does {n} have at the end?", "At the end, what does {n} have?",
-        "Which thing does {n} own now?", "Can you tell me what {n} has now?", "What is it that {n} has?",
-        "Now what does {n} own?",
+    "count": Phrases(
+        whole=(
+            "how many {l} are in {w}?", "how many {l} are there in {w}?", "how many {l} does {w} have?",
+            "how many {l} do you see in {w}?", "how many {l} do you find in {w}?", "how many {l} has {w} got?",
+            "how many times is {l} in {w}?", "how many times does {l} come in {w}?", "how many times does {w} have {l}?",
+            "how many times is the letter {l} in {w}?", "how many times does the letter {l} appear in {w}?",
+            "how many letters {l} are in {w}?", "how many letters {l} are in the word {w}?", "how often is {l} in {w}?",
+            "how often do you see {l} in {w}?", "how often is the letter {l} in the word {w}?", "how often does {w} have {l}?",
+            "how often does the letter {l} appear in {w}?", "what number of {l} does {w} have?",
+            "the word is {w}. How many {l} are in it?", "the word is {w}. How often is {l} in it?",
+            "look at {w}. How often do you see {l}?", "look at {w}. How many {l} are there?",
+            "take the word {w}. How many {l} are in it?", "look for {l} in {w}. How many are there?",
+            "in {w}, how many {l} are there?", "in the word {w}, how often is the letter {l}?",
+            "in {w}, how many times do you see {l}?", "of all letters in {w}, how many are {l}?",
+            "how many of the letters in {w} are {l}?", "if you spell {w}, how many {l} do you get?",
+            "if I write {w}, how many {l} do I write?", "how many {l} when I write {w}?", "does {w} have {l}? How many?",
+            "I want to write {w}. How many times do I need the letter {l}?", "{w} has how many {l} in it?",
+            "{w}: how many {l}?", "how many {l}? The word is {w}.",
+        ),
+        do=(
+            "count {l} in {w}", "count the {l} in {w}", "count the letter {l} in {w}", "count the letters {l} in the word {w}",
+            "count how many {l} are in {w}", "count how often {l} is in {w}", "count every {l} in {w}", "count all {l} in {w}",
+            "find all {l} in {w} and count them", "spell {w} and count the {l}", "look at {w} and count the {l}",
+        ),
+        thing=(
+            "the number of {l} in {w}", "the count of {l} in {w}", "the number of {l} in the word {w}",
+            "the number of times {l} appears in {w}", "the number of letters {l} in {w}",
+        ),
+        know=(
+            "how many {l} are in {w}", "how many {l} {w} has", "how many {l} there are in {w}", "how often {l} is in {w}",
+            "how often {w} has the letter {l}", "how many times {l} is in {w}", "how often the letter {l} appears in {w}",
+        ),
     ),
-    "where": (
-        "Where is {n}?", "Where is {n} now?", "Where can I find {n}?", "In which place is {n}?",
-        "Tell me where {n} is.", "What place is {n} in?", "Where did {n} go?", "Where do I find {n} now?",
-        "Which place is {n} in now?", "Where is {n} at the end?", "At the end, where is {n}?",
-        "Where must I look for {n}?", "Can you tell me where {n} is now?", "Where is it that {n} is?",
-        "Now in which place is {n}?",
+    "first-letter": Phrases(
+        whole=(
+            "which letter is first in {w}?", "what letter does {w} start with?", "which letter does {w} start with?",
+            "what letter does {w} begin with?", "what does {w} start with?", "with which letter does {w} begin?",
+            "with which letter does {w} start?", "which letter does {w} begin with?", "how does {w} begin?", "how does {w} start?",
+            "the word is {w}. What is its first letter?", "the word is {w}. How does it begin?",
+            "the word {w} begins with which letter?", "the word {w} starts with what letter?", "what comes first in {w}?",
+        ),
+        do=("name the first letter of {w}", "say the first letter of the word {w}", "say how {w} starts"),
+        thing=(
+            "the first letter of {w}", "the first letter in {w}", "the letter that {w} starts with",
+            "the letter that {w} begins with", "the letter at the start of {w}",
+        ),
+        know=("which letter {w} starts with", "what letter {w} begins with", "how {w} starts", "which letter is first in {w}"),
     ),
-    "tell": (
-        "Tell me a story about {n} and a {o}.", "Tell a story about {n} and a {o}.",
-        "Tell a story with {n} and a {o}.", "Can you tell me a story about {n} and a {o}?",
-        "Write a story about {n} and a {o}.", "Please tell me about {n} and a {o}.",
-        "I want a story about {n} and a {o}.", "Make up a story about {n} and a {o}.",
-        "Give me a story about {n} and a {o}.", "Tell me a short story with {n} and a {o}.",
-        "A story about {n} and a {o}, please.", "Do you know a story about {n} and a {o}?",
-        "Could you write a short story with {n} and a {o}?", "I want to hear a story about {n} and a {o}.",
-        "Tell me about {n} and a {o} in a story.",
+    "last-letter": Phrases(
+        whole=(
+            "which letter is last in {w}?", "what letter does {w} end with?", "which letter does {w} end with?",
+            "what letter does {w} end in?", "what does {w} end with?", "with which letter does {w} end?",
+            "which letter does {w} end in?", "how does {w} end?", "the word is {w}. What is its last letter?",
+            "the word is {w}. How does it end?", "the word {w} ends with which letter?", "what comes last in {w}?",
+            "the word {w} ends in what letter?",
+        ),
+        do=("name the last letter of {w}", "say the last letter of the word {w}", "say how {w} ends"),
+        thing=(
+            "the last letter of {w}", "the last letter in {w}", "the letter that {w} ends with",
+            "the letter that {w} ends in", "the letter at the end of {w}",
+        ),
+        know=("which letter {w} ends with", "what letter {w} ends in", "how {w} ends", "which letter is last in {w}"),
+    ),
+    "word-length": Phrases(
+        whole=(
+            "how many letters are in {w}?", "how many letters are there in {w}?", "how many letters does {w} have?",
+            "how many letters are in the word {w}?", "how long is {w}?", "how long is the word {w}?",
+            "the word is {w}. How many letters does it have?", "the word is {w}. How long is it?",
+            "what length does the word {w} have?", "in {w}, how many letters are there?", "{w} has how many letters?",
+            "if I write {w}, how many letters do I write?", "how many letters when I write {w}?",
+        ),
+        do=(
+            "count the letters in {w}", "count the letters of {w}", "count all letters of {w}", "measure the length of {w}",
+            "count how many letters {w} has",
+        ),
+        thing=("the length of {w}", "the length of the word {w}", "the number of letters in {w}", "the number of letters of {w}"),
+        know=("how many letters {w} has", "how many letters are in {w}", "how long {w} is", "how long the word {w} is"),
     ),
 }
 
-SAYING: Wordings = {
-    "echo": (
-        "Say {x}.", "Repeat {x}.", "Say after me: {x}.", "Repeat after me: {x}.", "Please say {x}.", "Write {x}.",
-        "Can you say {x}?", "Can you repeat {x}?", "Say this: {x}.", "Repeat this: {x}.", "Say it again: {x}.",
-        "I say {x}. What do I say?", "Write this down: {x}.", "Copy {x}.", "I want you to say {x}.",
-        "Would you say {x}?", "Let me hear {x}.", "Now you say {x}.",
+STORIES = {
+    "who": Phrases(
+        whole=(
+            "who has the {o}?", "who has the {o} now?", "who owns the {o}?", "who owns the {o} now?", "who holds the {o}?",
+            "who has got the {o}?", "whose is the {o}?", "whose {o} is it now?", "at the end, who has the {o}?",
+            "who has the {o} at the end?", "who is it that has the {o}?", "now who owns the {o}?",
+        ),
+        do=("name the owner of the {o}", "say who has the {o}"),
+        thing=("the owner of the {o}", "the one who has the {o}"),
+        know=("who has the {o}", "who owns the {o}", "who has the {o} now", "whose the {o} is"),
+    ),
+    "what": Phrases(
+        whole=(
+            "what does {n} have?", "what does {n} have now?", "what does {n} own?", "what has {n} got?", "what has {n} got now?",
+            "what thing does {n} have?", "which thing does {n} have?", "what is with {n}?", "what does {n} hold?",
+            "what does {n} have at the end?", "at the end, what does {n} have?", "which thing does {n} own now?",
+            "what is it that {n} has?", "now what does {n} own?",
+        ),
+        do=("name the thing that {n} has", "say what {n} has"),
+        thing=("the thing that {n} has", "the thing that {n} owns"),
+        know=("what {n} has", "what {n} owns", "what {n} has now", "which thing {n} has"),
+    ),
+    "where": Phrases(
+        whole=(
+            "where is {n}?", "where is {n} now?", "where can I find {n}?", "where did {n} go?", "where do I find {n} now?",
+            "in which place is {n}?", "what place is {n} in?", "which place is {n} in now?", "where is {n} at the end?",
+            "at the end, where is {n}?", "where must I look for {n}?", "where is it that {n} is?", "now in which place is {n}?",
+        ),
+        do=("name the place of {n}", "say where {n} is"),
+        thing=("the place where {n} is", "the place of {n}"),
+        know=("where {n} is", "where {n} is now", "where {n} went", "in which place {n} is", "where I can find {n}"),
+    ),
+    "tell": Phrases(
+        whole=("do you have a story about {n} and a {o}?", "tell me about {n} and a {o} in a story.", "a story with {n} and a {o}?"),
+        do=(
+            "tell me a story about {n} and a {o}", "tell a story with {n} and a {o}", "write a story about {n} and a {o}",
+            "make up a story about {n} and a {o}", "write a short story with {n} and a {o}", "tell a short story about {n} and a {o}",
+        ),
+        thing=("a story about {n} and a {o}", "a short story with {n} and a {o}"),
     ),
 }
 
-FACTS: Wordings = {
-    "fact-color": (
-        "What color is {x}?", "Which color is {x}?", "What is the color of {x}?", "Tell me the color of {x}.",
-        "What color does {x} have?", "Name the color of {x}.", "Which color does {x} have?", "Color of {x}?",
-        "Can you tell me what color {x} is?", "Which color do you see on {x}?", "Give me the color of {x}.",
-    ),
-    "fact-sound": (
-        "What sound does {x} make?", "Which sound does {x} make?", "What is the sound of {x}?",
-        "Tell me the sound of {x}.", "What noise does {x} make?", "How does {x} sound?", "Name the sound of {x}.",
-        "What do you hear from {x}?", "Can you tell me what sound {x} makes?", "Which noise do you hear from {x}?",
-        "Give me the sound of {x}.",
-    ),
-    "fact-young": (
-        "What is the young of {x} called?", "What do you call the young of {x}?", "What is the baby of {x} called?",
-        "What do you call the baby of {x}?", "Name the young of {x}.", "Tell me the name for the young of {x}.",
-        "How do you call the young of {x}?", "What is the young of {x}?",
-        "Can you tell me what the young of {x} is called?", "Which name has the baby of {x}?",
-        "Give me the name of the young of {x}.",
-    ),
-    "fact-opposite": (
-        "What is the opposite of {x}?", "Tell me the opposite of {x}.", "Name the opposite of {x}.",
-        "Which word is the opposite of {x}?", "What word means the opposite of {x}?", "Opposite of {x}?",
-        "Do you know the opposite of {x}?", "Find the opposite of {x}.", "Can you tell me the opposite of {x}?",
-        "Give me a word that is the opposite of {x}.", "The opposite of {x} is which word?",
-    ),
-    "fact-tool": (
-        "What do you need to {x}?", "What do you use to {x}?", "Which tool do you need to {x}?",
-        "What tool do you use to {x}?", "With what do you {x}?", "Tell me what I need to {x}.",
-        "I want to {x}. What do I need?", "What is used to {x}?", "Can you tell me what you use to {x}?",
-        "Which tool is used to {x}?", "If I want to {x}, what do I use?",
-    ),
-    "fact-home": (
-        "What is the home of {x}?", "Where does {x} live?", "What is the home of {x} called?",
-        "Tell me the home of {x}.", "Name the home of {x}.", "Where is the home of {x}?", "In what does {x} live?",
-        "Where do you find {x}?", "Can you tell me where {x} lives?", "Which is the home of {x}?",
-        "What place is home to {x}?",
-    ),
-    "fact-kind": (
-        "What kind of thing is {x}?", "What is the kind of {x}?", "What kind of thing do we call {x}?",
-        "{x} is what kind of thing?", "Tell me what kind of thing {x} is.", "Name the kind of {x}.",
-        "To which kind does {x} belong?", "Which kind of thing is {x}?", "Can you tell me what kind of thing {x} is?",
-        "Which kind does {x} belong to?", "What sort of thing is {x}?",
-    ),
-    "fact-legs": (
-        "How many legs does {x} have?", "How many legs has {x} got?", "On how many legs does {x} walk?",
-        "Tell me how many legs {x} has.", "What is the number of legs of {x}?", "How many legs are on {x}?",
-        "Count the legs of {x}.", "Name the number of legs of {x}.", "Can you tell me how many legs {x} has?",
-        "What number of legs does {x} have?", "Give me the number of legs of {x}.",
-    ),
-    "fact-next-time": (
-        "What comes after {x}?", "What is next after {x}?", "What follows {x}?", "Tell me what comes after {x}.",
-        "Which one comes after {x}?", "Name the one after {x}.", "After {x}, what comes next?", "What is after {x}?",
-        "Can you tell me what comes after {x}?", "Which one follows {x}?", "When {x} is over, what comes next?",
-    ),
-    "fact-job": (
-        "Whose job is it to {x}?", "Who is there to {x}?", "Which worker is there to {x}?",
-        "What do you call the worker to {x}?", "Tell me whose job it is to {x}.", "Who do you call to {x}?",
-        "Name the worker to {x}.", "Whose work is it to {x}?", "Can you tell me whose job it is to {x}?",
-        "Which worker do you call to {x}?", "To {x} is the job of whom?",
-    ),
-    "fact-plural": (
-        "What is the plural of {x}?", "What is more than one {x} called?", "Tell me the plural of {x}.",
-        "Name the plural of {x}.", "How do you say two of {x}?", "What do you call more than one {x}?",
-        "Plural of {x}?", "Which word is the plural of {x}?", "Can you tell me the plural of {x}?",
-        "What word means more than one {x}?", "Give me the plural of {x}.",
+SAYING = {
+    "echo": Phrases(
+        whole=(
+            "say after me: {x}.", "repeat after me: {x}.", "say this: {x}.", "repeat this: {x}.", "say it again: {x}.",
+            "say it after me: {x}.", "I say {x}. What do I say?", "I said {x}. What did I say?", "write this down: {x}.",
+            "let me hear {x}.", "now you say {x}.", "what I say is {x}. What do I say?", "repeat the words: {x}.",
+        ),
+        do=("say {x}", "repeat {x}", "write {x}", "copy {x}", "say the words {x}", "repeat after me: {x}", "say this: {x}"),
     ),
 }
 
+FACTS = {
+    "fact-color": Phrases(
+        whole=("what color is {x}?", "which color is {x}?", "what color does {x} have?", "which color does {x} have?",
+               "which color do you see on {x}?", "of what color is {x}?"),
+        thing=("the color of {x}", "the color that {x} has"),
+        know=("what color {x} is", "which color {x} has"),
+    ),
+    "fact-sound": Phrases(
+        whole=("what sound does {x} make?", "which sound does {x} make?", "what noise does {x} make?", "how does {x} sound?",
+               "what do you hear from {x}?", "which noise do you hear from {x}?"),
+        thing=("the sound of {x}", "the sound that {x} makes"),
+        know=("what sound {x} makes", "how {x} sounds"),
+    ),
+    "fact-young": Phrases(
+        whole=("what is the young of {x} called?", "what do you call the young of {x}?", "what is the baby of {x} called?",
+               "what do you call the baby of {x}?", "how do you call the young of {x}?", "which name has the baby of {x}?"),
+        thing=("the young of {x}", "the name for the young of {x}"),
+        know=("what the young of {x} is called", "what you call the baby of {x}"),
+    ),
+    "fact-opposite": Phrases(
+        whole=("which word is the opposite of {x}?", "what word means the opposite of {x}?", "the opposite of {x} is which word?",
+               "what do you call the opposite of {x}?", "say the opposite: {x}."),
+        thing=("the opposite of {x}", "a word that is the opposite of {x}"),
+        know=("what the opposite of {x} is", "which word is the opposite of {x}"),
+    ),
+    "fact-tool": Phrases(
+        whole=("what do you need to {x}?", "what do you use to {x}?", "which tool do you need to {x}?",
+               "what tool do you use to {x}?", "with what do you {x}?", "I want to {x}. What do I need?", "what is used to {x}?",
+               "if I want to {x}, what do I use?"),
+        thing=("the tool to {x}", "what I need to {x}"),
+        know=("what you use to {x}", "which tool you need to {x}"),
+    ),
+    "fact-home": Phrases(
+        whole=("where does {x} live?", "what is the home of {x} called?", "where is the home of {x}?", "in what does {x} live?",
+               "where do you find {x}?", "what place is home to {x}?"),
+        thing=("the home of {x}", "the place where {x} lives"),
+        know=("where {x} lives", "what the home of {x} is"),
+    ),
+    "fact-kind": Phrases(
+        whole=("what kind of thing is {x}?", "what kind of thing do we call {x}?", "{x} is what kind of thing?",
+               "to which kind does {x} belong?", "which kind of thing is {x}?", "what sort of thing is {x}?"),
+        thing=("the kind of {x}", "the kind that {x} belongs to"),
+        know=("what kind of thing {x} is", "which kind {x} belongs to"),
+    ),
+    "fact-legs": Phrases(
+        whole=("how many legs does {x} have?", "how many legs has {x} got?", "on how many legs does {x} walk?",
+               "how many legs are on {x}?", "what number of legs does {x} have?", "how many legs are there on {x}?"),
+        thing=("the number of legs of {x}", "the number of legs that {x} has"),
+        know=("how many legs {x} has", "on how many legs {x} walks"),
+    ),
+    "fact-next-time": Phrases(
+        whole=("what comes after {x}?", "what is next after {x}?", "what follows {x}?", "which one comes after {x}?",
+               "after {x}, what comes next?", "what is after {x}?", "when {x} is over, what comes next?"),
+        thing=("the one after {x}", "the one that follows {x}"),
+        know=("what comes after {x}", "which one follows {x}"),
+    ),
+    "fact-job": Phrases(
+        whole=("whose job is it to {x}?", "who is there to {x}?", "which worker is there to {x}?", "who do you call to {x}?",
+               "what do you call the worker to {x}?", "whose work is it to {x}?", "to {x} is the job of whom?"),
+        thing=("the worker to {x}", "the one whose job it is to {x}"),
+        know=("whose job it is to {x}", "which worker you call to {x}"),
+    ),
+    "fact-plural": Phrases(
+        whole=("what is more than one {x} called?", "how do you say two of {x}?", "what do you call more than one {x}?",
+               "which word is the plural of {x}?", "what word means more than one {x}?", "one {x}, two what?"),
+        thing=("the plural of {x}", "the word for more than one {x}"),
+        know=("what the plural of {x} is", "what more than one {x} is called"),
+    ),
+}
 # fmt: on
+KINDS = NUMBERS | LETTERS | STORIES | SAYING | FACTS
 
 
-def split(wordings: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns (those trained on, those held out); nobody chooses which.
+@dataclass(frozen=True)
+class Wordings:
+    """The ways to ask one kind of question: whole sentences and framed phrases to train on, and those held out."""
+
+    whole: tuple[str, ...]
+    framed: tuple[str, ...]
+    held: tuple[str, ...]
+
+
+@cache
+def wordings(kind: str) -> Wordings:
+    """Returns the ways to ask one kind of question; a hash, not somebody, chooses what is held out.
 
     Wordings that differ in spaces and marks only stay together, and none is held that a trained one contains.
     """
-    order = sorted(wordings, key=lambda wording: (hash64(f"held/wording/{bare(wording)}"), wording))
+    phrases = KINDS[kind]
+    pool = dict.fromkeys((*phrases.whole, *phrases.framed()))
+    bared = {wording: bare(wording) for wording in pool}
+    everything = "\n".join(dict.fromkeys(bared.values()))
     held: set[str] = set()
-    for wording in order:
-        alike = {other for other in wordings if bare(wording) in bare(other)}
-        if len({bare(other) for other in alike}) == 1 and len(held) < max(LEAST_HELD, round(len(wordings) / HELD_OF)):
-            held |= alike
-    return tuple(w for w in wordings if w not in held), tuple(w for w in wordings if w in held)
+    for wording in sorted(pool, key=lambda wording: (hash64(f"held/wording/{bared[wording]}"), wording)):
+        if len(held) >= max(LEAST_HELD, round(len(pool) / HELD_OF)):
+            break
+        if everything.count(bared[wording]) == 1:
+            held |= {other for other in pool if bared[other] == bared[wording]}
+    return Wordings(
+        whole=tuple(w for w in phrases.whole if w not in held),
+        framed=tuple(w for w in pool if w not in held and w not in phrases.whole),
+        held=tuple(w for w in pool if w in held),
+    )
 
 
 def bare(wording: str) -> str:
     """Returns the wording in small letters without spaces, marks at its end, and what `asking.dressed` may add."""
     return re.sub(r"(the)?(word|letters?)(?=\{)", "", wording.lower().replace(" ", "")).rstrip("?.!=")
-
-
-WORDINGS = {kind: split(pool) for kind, pool in (NUMBERS | LETTERS | STORIES | SAYING | FACTS).items()}
-"""Kind -> (trained wordings, held wordings)."""

@@ -92,11 +92,24 @@ def test_a_tale_follows_its_grammar_and_a_broken_one_does_not() -> None:
         assert not tales.is_about(item.worked, other, thing)
 
 
-def test_differences_with_equal_digits_stay_in_range() -> None:
+def test_differences_with_close_digits_are_common() -> None:
     rng = Rng(21)
+    close = total = 0
     for digits in (2, 3):
         for _ in range(500):
             a, b = (rng.between(10 ** (digits - 1), 10**digits - 1) for _ in range(2))
-            found = arithmetic.with_equal_digits(rng, a, b, digits)
-            assert len(str(found)) == digits
-            assert any(x == y for x, y in zip(str(a), str(found), strict=True))
+            found = str(arithmetic.with_close_digits(rng, a, b, digits)).zfill(digits)
+            assert len(found) == digits
+            close += sum(abs(int(x) - int(y)) <= 1 for x, y in zip(str(a), found, strict=True))
+            total += digits
+    assert close > 0.6 * total
+
+
+def test_letters_of_words_that_mean_nothing_are_practised() -> None:
+    rng = Rng(22)
+    for kind in spelling.KINDS:
+        words = {spelling.item(rng, "train", kind).slots["w"] for _ in range(1000)}
+        assert len(words - set(SPELLING_WORDS)) > 150
+        assert not words & set(spelling.words_for(kind, "held"))
+        assert {spelling.item(rng, "held", kind).slots["w"] for _ in range(300)} <= set(spelling.words_for(kind, "held"))
+

@@ -4,12 +4,12 @@ import string
 
 import pytest
 
-from nanochat_cli.core.data.tinyworld.asking import question
+from nanochat_cli.core.data.tinyworld.asking import capital, question
 from nanochat_cli.core.data.tinyworld.chatter import ABOUT_IT, AGAIN, RECALL, TALKS
 from nanochat_cli.core.data.tinyworld.facts import RELATIONS
 from nanochat_cli.core.data.tinyworld.items import Item
 from nanochat_cli.core.data.tinyworld.rng import Rng
-from nanochat_cli.core.data.tinyworld.wordings import FACTS, WORDINGS
+from nanochat_cli.core.data.tinyworld.wordings import FACTS, KINDS, wordings
 
 
 def plain(text: str) -> str:
@@ -22,11 +22,12 @@ def slots(text: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(text) if name} - {"p", "s"}
 
 
-@pytest.mark.parametrize("name", WORDINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_enough_wordings_and_none_in_both(name: str) -> None:
-    trained, held = WORDINGS[name]
-    assert len(set(trained)) == len(trained) >= (8 if name in FACTS else 12)
-    assert len(set(held)) == len(held) >= 3
+    ways = wordings(name)
+    trained, held = (*ways.whole, *ways.framed), ways.held
+    assert len(ways.whole) >= 3 and len(set(trained)) == len(trained) > 80
+    assert len(set(held)) == len(held) > len(trained) // 9
     assert not {plain(w) for w in trained} & {plain(w) for w in held}
     assert {frozenset(slots(w)) for w in (*trained, *held)} == {frozenset(slots(trained[0]))}
 
@@ -48,9 +49,14 @@ def test_every_relation_has_wordings() -> None:
 def test_held_wordings_are_given_plainly_and_trained_ones_vary() -> None:
     item = Item(family="spell", wording="spell", slots={"w": "cat"}, worked="", answer="c a t")
     rng = Rng(1)
-    held = {question(rng, item, "held") for _ in range(200)}
-    assert held == {w.format(w="cat") for w in WORDINGS["spell"][1]}
-    assert len({question(rng, item) for _ in range(500)}) > 60
+    held = {question(rng, item, "held") for _ in range(2000)}
+    assert held == {capital(w.format(w="cat")) for w in wordings("spell").held}
+    assert len({question(rng, item) for _ in range(500)}) > 150
+
+
+def test_a_sum_names_its_numbers_in_the_order_of_the_question() -> None:
+    ways = wordings("add")
+    assert all(w.index("{a}") < w.index("{b}") for w in (*ways.whole, *ways.framed, *ways.held))
 
 
 @pytest.mark.parametrize("name", ["add", "sub", "spell", "count", "word-length"])
