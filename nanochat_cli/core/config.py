@@ -159,6 +159,7 @@ def resolve(
     for path, option in known.items():
         if option.env in environ:
             take(path, environ[option.env], option.env)
+    _check_environment(environ, known)
     for path, raw in (flags or {}).items():
         take(path, raw, known[path].flag or path)
     for text in sets:
@@ -169,11 +170,32 @@ def resolve(
     return Resolved(build(cls, values), origin)
 
 
-def _keys_of_all_commands() -> set[str]:
-    """The project file serves every command: keys of other commands are no mistake."""
+def _check_environment(environ: Mapping[str, str], known: Mapping[str, Option]) -> None:
+    """Raise ConfigError for a variable that begins like an option (NANOCHAT_MODEL_…) and is none of any command."""
+    expected = {option.env for option in known.values()}
+    strange = [name for name in environ if name.startswith("NANOCHAT_") and name not in expected]
+    if not strange:
+        return
+    everywhere = {option.env: option for option in _options_of_all_commands()}
+    sections = tuple({f"NANOCHAT_{option.section}_".upper() for option in everywhere.values()})
+    for name in strange:
+        if name.startswith(sections) and name not in everywhere:
+            near = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.4)
+            raise ConfigError(
+                f"unknown config key in the environment: {name}", hint=f"did you mean {near[0]}?" if near else None
+            )
+
+
+def _options_of_all_commands() -> Iterator[Option]:
     from nanochat_cli.core.settings import COMMAND_CONFIGS
 
-    return {option.path for cls in COMMAND_CONFIGS.values() for option in options(cls)}
+    for cls in COMMAND_CONFIGS.values():
+        yield from options(cls)
+
+
+def _keys_of_all_commands() -> set[str]:
+    """The project file serves every command: keys of other commands are no mistake."""
+    return {option.path for option in _options_of_all_commands()}
 
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:

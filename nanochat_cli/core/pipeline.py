@@ -286,9 +286,10 @@ def _scale(recipe: Recipe, on_event: Callable[[events.Event], None]) -> float:
         measured = result["tokens_per_s"]
     scale = share_of_steps(recipe, measured)
     if measured and recipe.tokens_per_s and scale != 1:
+        minutes = FULL_MINUTES * scale * max(1.0, recipe.tokens_per_s / measured)
         events.Listener(on_event).note(
             f"this machine trains {measured:,.0f} tokens/s; the recipe is made for {recipe.tokens_per_s:,.0f}: "
-            f"{scale:.0%} of its steps, about {FULL_MINUTES * scale * max(1, recipe.tokens_per_s / measured):.0f} minutes"
+            f"{scale:.0%} of its steps, about {minutes:.0f} minutes"
         )
     facts |= {"scale": scale, "recipe": recipe.name, "seed": recipe.seed, "minutes": recipe.minutes}
     facts["measured_tokens_per_s"] = measured

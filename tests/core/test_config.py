@@ -134,3 +134,10 @@ def test_a_recipe_serves_its_own_command() -> None:
     base = resolve(files=["demo"]).config
     assert base.horizon.num_iterations is not None
     assert base != resolve().config
+
+
+def test_a_misspelt_variable_is_reported_and_what_is_no_option_is_left_alone() -> None:
+    with pytest.raises(ConfigError, match="in the environment: NANOCHAT_MODEL_DEPHT") as caught:
+        resolve(env={"NANOCHAT_MODEL_DEPHT": "3"})
+    assert caught.value.hint == "did you mean NANOCHAT_MODEL_DEPTH?"
+    assert resolve(env={"NANOCHAT_BASE_DIR": "/x", "NANOCHAT_DEBUG": "1", "NANOCHAT_TOK_VOCAB": "300"}).config

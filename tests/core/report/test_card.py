@@ -207,6 +207,22 @@ def test_commands_that_made_corpus_and_tokenizer(make_run: MakeRun) -> None:
     assert "tiny: 900 documents, 60 kB of text" in text and "efefefefefefefef" in text
 
 
+def test_a_stage_written_into_another_run_is_repeated_from_its_source(make_run: MakeRun) -> None:
+    run = make_run(("sft",), graded=())
+    path = run / "sft" / "config.json"
+    for source, into, words in (
+        ("other", run.name, f"nanochat train sft --run other --into {run.name}"),
+        (run.name, run.name, f"nanochat train sft --run {run.name}"),
+    ):
+        saved = json.loads(path.read_text())
+        saved["config"]["source"] = saved["config"].get("source", {}) | {"run": source}
+        saved["config"]["output"] = {"into": into}
+        path.write_text(json.dumps(saved))
+        text = write_report(run).markdown.read_text(encoding="utf-8")
+        assert any(line.startswith(words) for line in text.splitlines()), text
+        assert ("--into" in text) == (source != into)
+
+
 def test_command_writes_both_files(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from nanochat_cli.core import report
 

@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import wordings
 
-GOLDEN_DOCUMENTS = "ed735f83cf492ec2b3fe76627823407096b2b59f9425249240281372471e108f"
+GOLDEN_DOCUMENTS = "7aa708114e3bdbf2d6559f1c85a2177fda2095bede1f4ae5756f4a09ac734b17"
 GOLDEN_CHATS = {
-    "mid": "c5f120355086793556313a854f4cd3f72fbef749b2e75c6fb3ac97b6b1167520",
-    "sft": "b79a3180db1d2adc11863a18f89713adb5babe6d49ac51db4c7a97762e57bc24",
+    "mid": "710c60d59c8074a629359e639e072b279e9b95a8e09ed1e30e1bc33e3676808c",
+    "sft": "ba8f5efb0d1c8800fc059dd8a93d3d4bc8a032e279de7e67372733d49f091de2",
 }
 
 

@@ -111,5 +111,6 @@ def test_letters_of_words_that_mean_nothing_are_practised() -> None:
         words = {spelling.item(rng, "train", kind).slots["w"] for _ in range(1000)}
         assert len(words - set(SPELLING_WORDS)) > 150
         assert not words & set(spelling.words_for(kind, "held"))
-        assert {spelling.item(rng, "held", kind).slots["w"] for _ in range(300)} <= set(spelling.words_for(kind, "held"))
-
+        assert {spelling.item(rng, "held", kind).slots["w"] for _ in range(300)} <= set(
+            spelling.words_for(kind, "held")
+        )
