@@ -58,7 +58,7 @@ def add(rng: Rng, split: Split, digits: int) -> Item:
 
 
 def subtract(rng: Rng, split: Split, digits: int) -> Item:
-    """Returns a - b >= 0 with `digits` digits in a (and in b, but for one in five in training)."""
+    """Returns a - b >= 0 with `digits` digits in a (and in b, but in training not always)."""
     low, high = (0, 19) if digits == 1 else (10 ** (digits - 1), 10**digits - 1)
     while True:
         a, b = rng.between(low, high), rng.between(low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from nanochat_cli.core.data.tinyworld.items import Item, Split
@@ -10,11 +11,11 @@ from nanochat_cli.core.data.tinyworld.wordings import wordings
 from nanochat_cli.core.data.tinyworld.words import COUNTED, NAMES
 
 OPENERS = (
-    "Hi! ", "Hello. ", "OK. ", "Please help me. ", "I have a question. ", "Now this: ", "Next: ", "Tell me: ",
-    "Quick question: ", "One more: ", "So, ", "Well, ", "Please: ", "Here is my question: ", "Let me ask: ",
+    "Hi! ", "Hello. ", "OK. ", "I need help. ", "I have a question. ", "Now this: ", "Next: ",
+    "Quick question: ", "One more: ", "So, ", "Well, ", "Here is my question: ", "Let me ask: ",
 )  # fmt: skip
 WHOLE_PERCENT = 50  # of the questions in training are whole sentences, the others phrases in frames
-CLOSERS = (" Please.", " Thanks.", " Thank you.")
+CLOSERS = (" Thanks.", " Thank you.")
 
 
 def question(rng: Rng, item: Item, split: Split = "train") -> str:
@@ -57,7 +58,7 @@ def dressed(rng: Rng, wording: str, slots: Mapping[str, object]) -> Mapping[str,
             changed["l"] = f'"{slots["l"]}"'
         elif style < 5 and ("many {l}" in wording or "the {l}" in wording):
             changed["l"] = f"{slots['l']}'s"
-        elif style < 8 and "letter" not in wording:
+        elif style < 8 and "letter" not in wording and not re.search(r"\b(many|all|every) \{l}", wording):
             changed["l"] = f"letter {slots['l']}"
     return changed
 

@@ -121,6 +121,10 @@ RECALL = (
     ("What is my name?", "Do you know my name?", "Who am I?", "Tell me my name.", "What am I called?", "Say my name."),
     ("Can you tell me my name?", "Do you know who I am?"),
 )
+FIRST = {
+    "add": ("What is {a}+{b}?", "What is {a} + {b}?", "{a}+{b}", "Add {a} and {b}."),
+    "spell": ("Spell {w}.", "How do you spell {w}?", "Can you spell {w}?", "Spell the word {w}."),
+}
 AGAIN = (
     ("Now add {d}.", "Add {d} more.", "And plus {d}?", "Now add {d} to that.", "Then add {d}.", "Plus {d}?"),
     ("And add {d} to it.", "Now plus {d}."),
@@ -200,7 +204,7 @@ def add_more(rng: Rng, wording: Split) -> tuple[tuple[str, str], ...]:
         a, b, d = rng.between(1, 99), rng.between(1, 99), rng.between(1, 99)
         if not sum_is_held(a, b) and not sum_is_held(a + b, d):
             break
-    first = rng.pick(("What is {a}+{b}?", "What is {a} + {b}?", "{a}+{b}", "Add {a} and {b}.")).format(a=a, b=b)
+    first = rng.pick(FIRST["add"]).format(a=a, b=b)
     then = rng.pick(AGAIN[wording == "held"]).format(d=d)
     return (first, worked_sum(a, b)), (then, worked_sum(a + b, d))
 
@@ -211,8 +215,7 @@ def same_word(rng: Rng, split: Split, wording: Split) -> tuple[tuple[str, str], 
     free = words_for("spell", "train")
     word = rng.pick(tuple(w for w in words_for(kind, split) if w in free))
     letter = rng.pick(word)
-    asked = ("Spell {w}.", "How do you spell {w}?", "Can you spell {w}?", "Spell the word {w}.")
-    first = rng.pick(asked).format(w=word)
+    first = rng.pick(FIRST["spell"]).format(w=word)
     then = rng.pick(ABOUT_IT[kind][wording == "held"]).format(l=letter)
     if kind == "count":
         reply = f"Count {letter} in {word}: {running_count(word, letter)}, {word.count(letter)}."

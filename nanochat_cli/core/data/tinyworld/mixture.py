@@ -11,14 +11,14 @@ from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.tokenizer.conversation import Conversation, Message
 
-VERSION = "tinyworld-3"  # part of every random stream: a change of content is a new version
+VERSION = "tinyworld-4"  # part of every random stream: a change of content is a new version
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
     "story": 242, "roll": 65, "list": 80, "echo": 40, "tell": 23, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
-    "sub-2": 40, "sub-3": 60, "choice": 8, "spell": 75, "count": 83, "first-letter": 12, "last-letter": 18,
+    "sub-2": 40, "sub-3": 70, "choice": 8, "spell": 65, "count": 83, "first-letter": 12, "last-letter": 18,
     "word-length": 25, "facts": 95, "next-number": 28, "small-talk": 25, "follow-up": 25,
 }
 CHAT_WEIGHTS = {
@@ -87,13 +87,13 @@ def document(seed: int, i: int) -> str:
 def told(rng: Rng) -> tuple[str, list[Item], stories.World]:
     """Returns a story that answers at least one question; now and then all that would happen is kept for testing.
 
-    In half of them what was moved is asked first: it is rarer than what stayed, and harder.
+    In many of them what someone has after gifts is asked first: it is rarer than the others, and harder.
     """
     while True:
         text, items, world = stories.tell(rng, "train")
         if items:
-            if rng.chance(50):
-                items.sort(key=lambda item: not item.family.endswith("moved"))
+            if rng.chance(40):
+                items.sort(key=lambda item: item.family != "story/what-moved")
             return text, items, world
 
 

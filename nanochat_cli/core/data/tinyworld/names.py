@@ -7,8 +7,9 @@ from nanochat_cli.core.data.tinyworld.words import GUESTS, NAMES, SPELLING_WORDS
 
 # Pieces of words join into anything; none of these may stand anywhere in a name.
 UNFIT = listed(
-    "anal anu ass bast bit boob butt chin coc coon crap cum cun damn dick dik dyk fag fuc gook hell homo hor jap kik "
-    "kill kkk nazi nig paki pis poo pus rap sex shit slut spic suc tard tit turd wank whor wop"
+    "anal anu arse ass bast bit boob bum butt chin coc coon crap cum cun damn dick dik dyk fag fann fuc gook "
+    "hell homo hor jap kik kill kkk ming nazi nig paki pis poo pus rap sex shit slut spic suc tard tit turd "
+    "wank whor wop"
 )
 
 

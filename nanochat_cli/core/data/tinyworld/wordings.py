@@ -10,8 +10,7 @@ from nanochat_cli.core.data.tinyworld.phrases import LETTERS, NUMBERS
 from nanochat_cli.core.data.tinyworld.rng import hash64
 from nanochat_cli.core.data.tinyworld.world_phrases import FACTS, SAYING, STORIES
 
-HELD_OF = 8  # one wording in so many is never trained on, and three of each kind at least
-LEAST_HELD = 3
+HELD_OF = 8  # one wording in so many is never trained on
 KINDS = NUMBERS | LETTERS | STORIES | SAYING | FACTS
 
 
@@ -36,7 +35,7 @@ def wordings(kind: str) -> Wordings:
     everything = "\n".join(dict.fromkeys(bared.values()))
     held: set[str] = set()
     for wording in sorted(pool, key=lambda wording: (hash64(f"held/wording/{bared[wording]}"), wording)):
-        if len(held) >= max(LEAST_HELD, round(len(pool) / HELD_OF)):
+        if len(held) >= round(len(pool) / HELD_OF):
             break
         if everything.count(bared[wording]) == 1:
             held |= {other for other in pool if bared[other] == bared[wording]}
@@ -48,5 +47,6 @@ def wordings(kind: str) -> Wordings:
 
 
 def bare(wording: str) -> str:
-    """Returns the wording in small letters without spaces, marks at its end, and what `asking.dressed` may add."""
-    return re.sub(r"(the)?(word|letters?)(?=\{)", "", wording.lower().replace(" ", "")).rstrip("?.!=")
+    """Returns the wording in small letters without spaces and marks, and without what `asking.dressed` may add."""
+    letters = re.sub(r"[^a-z0-9{}+*/-]", "", wording.lower())
+    return re.sub(r"(the)?((word)?(?={w})|(letters?)?(?={l}))", "", letters)

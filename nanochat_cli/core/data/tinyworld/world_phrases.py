@@ -49,7 +49,6 @@ STORIES = {
             "write a story about {n} and a {o}", "make up a story about {n} and a {o}",
             "write a short story with {n} and a {o}", "tell a short story about {n} and a {o}",
         ),
-        thing=("a story about {n} and a {o}", "a short story with {n} and a {o}"),
     ),
 }
 
@@ -61,10 +60,7 @@ SAYING = {
             "write this down: {x}.", "let me hear {x}.", "now you say {x}.", "what I say is {x}. What do I say?",
             "repeat the words: {x}.",
         ),
-        do=(
-            "say {x}", "repeat {x}", "write {x}", "copy {x}", "say the words {x}", "repeat after me: {x}",
-            "say this: {x}",
-        ),
+        do=("say {x}", "repeat {x}", "say the words {x}", "repeat the words {x}"),
     ),
 }
 
@@ -89,7 +85,7 @@ FACTS = {
         whole=(
             "what is the young of {x} called?", "what do you call the young of {x}?",
             "what is the baby of {x} called?", "what do you call the baby of {x}?",
-            "how do you call the young of {x}?", "which name has the baby of {x}?",
+            "what is the name of the young of {x}?", "what name has the baby of {x}?",
         ),
         thing=("the young of {x}", "the name for the young of {x}"),
         know=("what the young of {x} is called", "what you call the baby of {x}"),
@@ -108,8 +104,8 @@ FACTS = {
             "what tool do you use to {x}?", "with what do you {x}?", "I want to {x}. What do I need?",
             "what is used to {x}?", "if I want to {x}, what do I use?",
         ),
-        thing=("the tool to {x}", "what I need to {x}"),
-        know=("what you use to {x}", "which tool you need to {x}"),
+        thing=("the tool to {x}",),
+        know=("what you use to {x}", "which tool you need to {x}", "what I need to {x}"),
     ),
     "fact-home": Phrases(
         whole=(
@@ -149,7 +145,7 @@ FACTS = {
             "who do you call to {x}?", "what do you call the worker to {x}?", "whose work is it to {x}?",
             "to {x} is the job of whom?",
         ),
-        thing=("the worker to {x}", "the one whose job it is to {x}"),
+        thing=("the worker who is there to {x}", "the one whose job it is to {x}"),
         know=("whose job it is to {x}", "which worker you call to {x}"),
     ),
     "fact-plural": Phrases(

@@ -4,12 +4,12 @@ import string
 
 import pytest
 
-from nanochat_cli.core.data.tinyworld.asking import capital, question
-from nanochat_cli.core.data.tinyworld.chatter import ABOUT_IT, AGAIN, RECALL, TALKS
+from nanochat_cli.core.data.tinyworld.asking import CLOSERS, OPENERS, capital, dressed, filled, question
+from nanochat_cli.core.data.tinyworld.chatter import ABOUT_IT, AGAIN, FIRST, RECALL, TALKS
 from nanochat_cli.core.data.tinyworld.facts import RELATIONS
 from nanochat_cli.core.data.tinyworld.items import Item
 from nanochat_cli.core.data.tinyworld.rng import Rng
-from nanochat_cli.core.data.tinyworld.wordings import FACTS, KINDS, wordings
+from nanochat_cli.core.data.tinyworld.wordings import FACTS, KINDS, bare, wordings
 
 
 def plain(text: str) -> str:
@@ -42,6 +42,12 @@ def test_small_talk_wordings() -> None:
     assert len(said) > 100
 
 
+@pytest.mark.parametrize("kind", FIRST)
+def test_first_turns_use_trained_wordings(kind: str) -> None:
+    ways = wordings(kind)
+    assert {bare(w) for w in FIRST[kind]} <= {bare(w) for w in (*ways.whole, *ways.framed)}
+
+
 def test_every_relation_has_wordings() -> None:
     assert {f"fact-{relation.name}" for relation in RELATIONS} == set(FACTS)
 
@@ -59,13 +65,24 @@ def test_a_sum_names_its_numbers_in_the_order_of_the_question() -> None:
     assert all(w.index("{a}") < w.index("{b}") for w in (*ways.whole, *ways.framed, *ways.held))
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "spell", "count", "word-length"])
-def test_no_variation_of_a_trained_wording_is_a_held_one(name: str) -> None:
-    values = {"a": 12, "b": 34} if name in ("add", "sub") else {"w": "carrot", "l": "r"}
-    item = Item(family=name, wording=name, slots=values, worked="", answer="")
-    rng = Rng(2)
-    held = {plain(question(rng, item, "held")) for _ in range(200)}
-    assert not held & {plain(question(rng, item)) for _ in range(5000)}
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_trained_wording_with_all_that_may_be_put_around_it_says_a_held_one(kind: str) -> None:
+    ways = wordings(kind)
+    said = "\n".join(
+        bare(opener + wording + closer)
+        for wording in (*ways.whole, *ways.framed)
+        for opener in ("", *OPENERS)
+        for closer in ("", *CLOSERS)
+    )
+    assert not [wording for wording in ways.held if bare(wording) in said]
+
+
+@pytest.mark.parametrize("kind", ["spell", "count", "word-length"])
+def test_marks_around_words_and_letters_add_nothing_that_bare_does_not_take_away(kind: str) -> None:
+    ways, rng = wordings(kind), Rng(2)
+    for wording in (*ways.whole, *ways.framed):
+        marked = {name: str(value) for name, value in dressed(rng, wording, {"w": "{w}", "l": "{l}"}).items()}
+        assert bare(filled(rng, wording, marked)).replace("{l}s", "{l}") == bare(wording)
 
 
 def test_words_and_letters_are_marked_as_people_mark_them() -> None:
