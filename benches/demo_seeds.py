@@ -1,7 +1,8 @@
 """The whole demo for several seeds, one after the other: time, memory, held-out answers, and the worst of all seeds.
 
 Usage: python benches/demo_seeds.py [--seeds 0 1 2] [--base FOLDER] [--json]
-A finished run in FOLDER is not trained again, but read; its time is then the sum of its stages.
+A finished run in FOLDER is not trained again, but read; its time and memory are then those of reading.
+Memory is that of the largest process; the command that started it adds about 100 MB.
 """
 
 from __future__ import annotations

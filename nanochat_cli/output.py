@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,9 @@ from nanochat_cli.core.events import Event
 
 _QUIET_LINE_EVERY_S = 10.0
 _COLOURS = {"error": "31", "warning": "33", "hint": "36", "note": "2", "stage": "1;32", "head": "1"}
+
+
+_C1 = re.compile("[\x7f-\x9f]")
 
 
 def clean(text: str) -> str:
@@ -55,7 +59,9 @@ class Output:
 
     def json(self, value: Any) -> None:
         """Write one JSON document as the result."""
-        self.out.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        # JSON itself escapes only the controls below U+0020; those up to U+009F steer terminals, too.
+        self.out.write(_C1.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
         self.out.flush()
 
     def result(self, values: Mapping[str, Any], *, title: str | None = None) -> None:

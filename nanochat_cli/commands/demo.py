@@ -35,7 +35,11 @@ class Tier(enum.StrEnum):
 def demo(
     out: Output,
     minutes: Annotated[
-        float | None, typer.Option(help="Scale the training to about this time (default: 8).", min=0.1)
+        float | None,
+        typer.Option(
+            help="Scale the training to about this time (automatic: 8, but not fewer steps than a model needs).",
+            min=0.1,
+        ),
     ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of data, weights and order; each seed is a run of its own.", min=0)

@@ -30,6 +30,8 @@ def report(
     from nanochat_cli.core.report.card import write_report
 
     written = write_report(find_run(run), into, dry_run=dry_run)
+    if dry_run:
+        out.note("would write these files")
     if show and not dry_run and not out.json_mode:
         out.text(written.markdown.read_text(encoding="utf-8"), end="")
     else:

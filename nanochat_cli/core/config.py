@@ -179,8 +179,8 @@ def _check_environment(environ: Mapping[str, str], known: Mapping[str, Option]) 
     everywhere = {option.env: option for option in _options_of_all_commands()}
     sections = tuple({f"NANOCHAT_{option.section}_".upper() for option in everywhere.values()})
     for name in strange:
-        if name.startswith(sections) and name not in everywhere:
-            near = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.4 if name.startswith(sections) else 0.9)
+        if name not in everywhere and (near or name.startswith(sections)):
             raise ConfigError(
                 f"unknown config key in the environment: {name}", hint=f"did you mean {near[0]}?" if near else None
             )

@@ -159,6 +159,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingArtifact(f"{what} is missing: {path}") from None
+    except OSError as problem:
+        raise EnvironmentLacks(f"cannot read {what}: {path}: {problem.strerror}") from problem
     except (ValueError, UnicodeDecodeError) as problem:
         raise DamagedArtifact(f"{what} is damaged: {path}") from problem
     if not isinstance(value, dict):

@@ -77,6 +77,7 @@ def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | N
         raise ConfigError(f"cannot read recipe {path}: {problem}") from problem
     if not isinstance(tree.get("stage"), list):
         raise ConfigError(f"not a recipe, it has no [[stage]]: {path}")
+    _check_top_level(tree, path)
     stages = tuple(_stage(table, f"{path}, stage {i}") for i, table in enumerate(tree["stage"], start=1))
     return Recipe(
         name=path.stem,
@@ -90,11 +91,26 @@ def load(name: str, *, run: str | None = None, seed: int = 0, minutes: float | N
     )
 
 
+def _check_top_level(tree: dict[str, Any], path: Path) -> None:
+    """Raise ConfigError for a key beside the stages that is unknown or has a value that cannot be."""
+    for key, value in tree.items():
+        if key not in ("about", "tokens_per_s", "least_scale", "stage"):
+            raise ConfigError(f"unknown key in recipe {path}: {key}", hint="known: about, tokens_per_s, least_scale")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (key == "tokens_per_s" and not (number and value > 0)) or (
+            key == "least_scale" and not (number and 0 <= value <= 1)
+        ):
+            raise ConfigError(f"{key} cannot be {value!r} in recipe {path}")
+
+
 def _stage(table: Any, where: str) -> Stage:
     """Return a stage from its table. Raises ConfigError for a command or key that is unknown, before anything runs."""
     for key in ("name", "command", "purpose"):
         if not isinstance(table, dict) or not isinstance(table.get(key), str):
             raise ConfigError(f"a recipe's stage needs name, command and purpose: {where} has no {key}")
+    for key, value in table.items():
+        if not isinstance(value, dict) and key not in ("name", "command", "purpose"):
+            raise ConfigError(f"unknown key in {where}: {key}", hint="an option belongs into a table of its section")
     command, options = table["command"], {key: value for key, value in table.items() if isinstance(value, dict)}
     if command not in _COMMANDS:
         raise ConfigError(f"unknown command in {where}: {command}", hint=f"choose one of: {', '.join(_COMMANDS)}")

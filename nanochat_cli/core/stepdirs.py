@@ -96,10 +96,17 @@ def verify(path: Path, *, skip: Sequence[str] = ()) -> dict[str, Any]:
     entries = manifest.get("files")
     if manifest.get("format") != FORMAT or not isinstance(entries, dict):
         raise DamagedArtifact(f"checkpoint manifest is damaged or of another version: {path / MANIFEST}")
+    if unlisted := sorted(file.name for file in path.iterdir() if file.name not in {MANIFEST, *_tops(entries)}):
+        raise DamagedArtifact(f"checkpoint holds a file that its manifest does not list: {path / unlisted[0]}")
     for name, facts in entries.items():
         if name not in skip:
             _verify_file(path, name, facts)
     return manifest
+
+
+def _tops(entries: dict[str, Any]) -> set[str]:
+    """The names at the top of a folder that a manifest speaks of."""
+    return {Path(name).parts[0] for name in entries if name}
 
 
 def _verify_file(folder: Path, name: str, facts: Any) -> None:

@@ -286,6 +286,13 @@ def test_a_manifest_cannot_point_out_of_its_folder(stage: Path, tokenizer: Token
         checkpoint.load(stage)
 
 
+def test_a_file_that_the_manifest_does_not_list_is_never_loaded(stage: Path, tokenizer: Tokenizer) -> None:
+    path = write(stage, 1, tokenizer) / "MANIFEST.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}}))
+    with pytest.raises(DamagedArtifact, match="does not list"):
+        checkpoint.load(stage)
+
+
 def test_a_link_is_not_followed(stage: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     weights = write(stage, 1, tokenizer) / "model.safetensors"
     weights.rename(tmp_path / "elsewhere")

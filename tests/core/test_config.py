@@ -140,4 +140,6 @@ def test_a_misspelt_variable_is_reported_and_what_is_no_option_is_left_alone() -
     with pytest.raises(ConfigError, match="in the environment: NANOCHAT_MODEL_DEPHT") as caught:
         resolve(env={"NANOCHAT_MODEL_DEPHT": "3"})
     assert caught.value.hint == "did you mean NANOCHAT_MODEL_DEPTH?"
+    with pytest.raises(ConfigError, match="NANOCHAT_MODLE_DEPTH"):
+        resolve(env={"NANOCHAT_MODLE_DEPTH": "3"})
     assert resolve(env={"NANOCHAT_BASE_DIR": "/x", "NANOCHAT_DEBUG": "1", "NANOCHAT_TOK_VOCAB": "300"}).config

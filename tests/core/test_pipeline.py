@@ -107,6 +107,22 @@ def test_the_length_of_a_run_is_settled_once(tmp_path: Path) -> None:
     assert "it was 2" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    "line", ["least_scal = 0.5", 'least_scale = "0.7"', "least_scale = 7", "tokens_per_s = 0", "tokens_per_s = true"]
+)
+def test_what_stands_beside_the_stages_is_checked(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "own.toml"
+    stage = '[[stage]]\nname = "report"\ncommand = "report"\npurpose = "writes"\n'
+    path.write_text(stage)
+    assert pipeline.load(str(path)).least_scale == 0
+    path.write_text(f"{line}\n{stage}")
+    with pytest.raises(ConfigError, match=line.split()[0]):
+        pipeline.load(str(path))
+    path.write_text(f"{stage}limit = 3\n")
+    with pytest.raises(ConfigError, match="limit"):
+        pipeline.load(str(path))
+
+
 def test_a_slow_machine_does_fewer_steps_but_enough_for_an_answer() -> None:
     def share(measured: float | None, minutes: float | None = None) -> float:
         return pipeline.share_of_steps(pipeline.load("demo", minutes=minutes), measured)

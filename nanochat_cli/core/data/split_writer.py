@@ -113,7 +113,8 @@ class SplitWriter:
         if file is None:
             return
         self._file = None
-        file.close()
+        with explain_os_errors(path.name):
+            file.close()
         self.shards.append(
             Shard(
                 name=path.name,

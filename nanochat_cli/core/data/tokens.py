@@ -189,7 +189,9 @@ def check(corpus: Corpus, log: Log = NULL) -> list[Check]:
         manifest = read_json(manifest_path, "token manifest")
         entries = [entry for split in SPLITS for entry in manifest.get("splits", {}).get(split, [])]
         for done, entry in enumerate(entries, start=1):
-            path = manifest_path.parent / entry["name"]
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("name", "sha256")):
+                raise DamagedArtifact(f"token manifest is damaged: {manifest_path}")
+            path = inside(manifest_path.parent, entry["name"], "token manifest")
             found.append(Check(str(path.relative_to(corpus.dir)), _problem(path, entry["sha256"])))
             log.progress("verifying tokens", done, len(entries), "files")
     return found

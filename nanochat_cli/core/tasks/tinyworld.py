@@ -11,8 +11,9 @@ What is held out, by family; a key is held by a hash of its meaning, a tenth of 
 - chat, follow-up: a quarter of the visitors' names and topics. Fixed lines (greetings, thanks) have nothing to hold out
   but their wording.
 
-Wordings are held out by a hash as well, an eighth of each kind: sentences of their own ("what is missing from 3 to 8?"),
-and, more than nine times in ten, a trained phrase in a trained frame that it never stood in ("I ask you how much more 8 is than 3").
+Wordings are held out by a hash as well, an eighth of each kind: sentences of their own ("how much less than 8 is 3?"),
+and, more than nine times in ten, a trained phrase in a trained frame that it never stood in ("I ask you how much more 8
+is than 3"). `benches/held_wordings.py` tells the two apart.
 """
 
 from __future__ import annotations

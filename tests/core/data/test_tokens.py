@@ -116,6 +116,17 @@ def test_a_shard_of_the_same_tokenizer_but_another_place_is_refused(make_corpus,
         tokens.ensure(corpus, tokenizer)
 
 
+@pytest.mark.parametrize("entry", [{"name": "/etc/hostname", "sha256": ""}, {"name": "../x", "sha256": ""}, {}, "x"])
+def test_verifying_never_leaves_the_folder(make_corpus, texts, tokenizer, entry) -> None:
+    corpus = make_corpus(texts)
+    path = tokens.ensure(corpus, tokenizer).dir / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["splits"]["train"] = [entry]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DamagedArtifact):
+        tokens.check(corpus)
+
+
 def test_an_error_while_encoding_leaves_nothing(make_corpus, texts, tokenizer, monkeypatch) -> None:
     corpus = make_corpus(texts)
     monkeypatch.setattr(tokenizer, "encode_batch", lambda *_, **__: 1 / 0)

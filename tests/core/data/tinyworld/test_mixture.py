@@ -98,7 +98,7 @@ def test_held_facts_are_told_but_never_asked_for() -> None:
 
 
 # What may stand in a slot: one letter; a word, but not "it", whose questions have wordings of their own.
-SLOT = {"l": r"\w", "w": r"(?!it\b)\w+", "x": r"[\w ]+", "a": r"\d+", "b": r"\d+", "c": r"\d+"}
+SLOT = {"l": r"\w", "w": r"(?!it\b)\w+", "x": r"[^\W\d]+(?: [^\W\d]+)*", "a": r"\d+", "b": r"\d+", "c": r"\d+"}
 
 
 def test_no_held_wording_is_used() -> None:
