@@ -32,6 +32,10 @@ def explain_os_errors(what: str) -> Iterator[None]:
             raise EnvironmentLacks(
                 f"no permission to write {what}{where}", hint="set NANOCHAT_BASE_DIR to a folder that you can write to"
             ) from problem
+        if problem.errno == errno.ENOENT:  # a folder where nothing can be made, or one that vanished meanwhile
+            raise EnvironmentLacks(
+                f"cannot create {what}{where}", hint="set NANOCHAT_BASE_DIR to a folder that you can write to"
+            ) from problem
         if problem.errno in (errno.ENOTDIR, errno.EEXIST):
             raise EnvironmentLacks(
                 f"a file stands where a folder is needed for {what}{where}",
