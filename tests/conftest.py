@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,23 @@ def cli() -> Cli:
         )
 
     return call
+
+
+def spawn(*argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the command line and return its process; what it says on stderr can be read at its end."""
+    own = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanochat_cli.main", *argv], env=own, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition: Path, process: subprocess.Popen[str], timeout: float = 240) -> None:
+    """Wait until a path exists; fails with what the process said if it ends first."""
+    deadline = time.monotonic() + timeout
+    while not condition.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{condition} did not appear"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nanochat_cli.core import events, paths, runs
-from tests.conftest import Cli
+from tests.conftest import Cli, spawn, wait_for
 
 SMALL = ("--depth", "1", "--gpus", "0", "--set", "model.max_seq_len=64", "--set", "batch.total_batch_size=512")
 FIXED = ("--precision", "fp32", "--attention", "matmul", "--compile", "off")
@@ -118,18 +115,3 @@ def test_a_folder_that_takes_nothing_is_said_in_one_line(cli: Cli, argv: tuple[s
     done = cli(*argv, env={"NANOCHAT_BASE_DIR": "/proc/nanochat"})
     assert done.returncode == 4
     assert "NANOCHAT_BASE_DIR" in done.stderr and "bug" not in done.stderr and "Traceback" not in done.stderr
-
-
-def spawn(*argv: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanochat_cli.main", *argv], env=env, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(condition: Path, process: subprocess.Popen[str], timeout: float = 120) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{condition} did not appear"
-        time.sleep(0.02)

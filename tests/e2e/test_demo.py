@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from nanochat_cli.core import files, paths, runs
-from tests.conftest import Cli
+from tests.conftest import Cli, spawn, wait_for
 
 QUICK = {"NANOCHAT_EVAL_SAMPLE_EVERY": "none"}
 
@@ -46,21 +43,6 @@ def test_smoke_demo_runs_through_and_a_second_call_has_nothing_to_do(cli: Cli) -
     assert time.monotonic() - began < 60
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", **QUICK}
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanochat_cli.main", *argv], env=env, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_for(condition: Path, process: subprocess.Popen[str], timeout: float = 240) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{condition} did not appear"
-        time.sleep(0.02)
-
-
 def test_kill_9_in_the_middle_changes_nothing(cli: Cli) -> None:
     stages = ("--until", "sft")
     whole = cli("run", "demo-smoke", "--run", "whole", *stages, env=QUICK, timeout=600)
@@ -68,7 +50,7 @@ def test_kill_9_in_the_middle_changes_nothing(cli: Cli) -> None:
 
     killed_after = {"base": "step-000020", "mid": "step-000010", "sft": "step-000020"}
     for stage, checkpoint in killed_after.items():
-        with start("run", "demo-smoke", "--run", "torn", *stages) as process:
+        with spawn("run", "demo-smoke", "--run", "torn", *stages, env=QUICK) as process:
             wait_for(runs.stage_dir("torn", stage) / checkpoint, process)
             process.kill()
     finished = cli("run", "demo-smoke", "--run", "torn", *stages, env=QUICK, timeout=600)
@@ -78,7 +60,7 @@ def test_kill_9_in_the_middle_changes_nothing(cli: Cli) -> None:
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(cli: Cli) -> None:
     argv = ("run", "demo-smoke", "--until", "base")
-    with start(*argv) as process:
+    with spawn(*argv, env=QUICK) as process:
         wait_for(runs.stage_dir("demo-smoke", "base") / "step-000020", process)
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=60)[1]
