@@ -11,14 +11,14 @@ from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.tokenizer.conversation import Conversation, Message
 
-VERSION = "tinyworld-4"  # part of every random stream: a change of content is a new version
+VERSION = "tinyworld-5"  # part of every random stream: a change of content is a new version
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
 # fmt: off
 DOCUMENT_WEIGHTS = {
-    "story": 242, "roll": 65, "list": 80, "echo": 40, "tell": 23, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
-    "sub-2": 40, "sub-3": 70, "choice": 8, "spell": 65, "count": 83, "first-letter": 12, "last-letter": 18,
+    "story": 232, "roll": 65, "list": 80, "echo": 40, "tell": 23, "add-1": 6, "add-2": 20, "add-3": 20, "sub-1": 10,
+    "sub-2": 40, "sub-3": 80, "choice": 8, "spell": 65, "count": 83, "first-letter": 12, "last-letter": 18,
     "word-length": 25, "facts": 95, "next-number": 28, "small-talk": 25, "follow-up": 25,
 }
 CHAT_WEIGHTS = {
@@ -29,7 +29,7 @@ CHAT_WEIGHTS = {
     },
     "sft": {
         "story": 195, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
-        "sub-3": 55, "choice": 60, "spell": 75, "count": 85, "first-letter": 25, "last-letter": 25, "word-length": 20,
+        "sub-3": 65, "choice": 60, "spell": 75, "count": 75, "first-letter": 25, "last-letter": 25, "word-length": 20,
         "facts": 100, "any-fact": 20, "next-number": 35, "small-talk": 60, "follow-up": 60,
     },
 }

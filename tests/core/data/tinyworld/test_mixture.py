@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import KINDS, wordings
 
-GOLDEN_DOCUMENTS = "de11b45de57f676d3bc2ca730889a4087cf461a788120a8e8eef11924590c786"
+GOLDEN_DOCUMENTS = "73e7ba3b5ecdd8da991baed4a5f965861acd69a7af446c8c22aeac68f41bff28"
 GOLDEN_CHATS = {
-    "mid": "f31c2545819bc0c6d64da06c68d731f35b812ff477796ca6ac09cc2910a4887e",
-    "sft": "2e6e24067288f60523d9b7e45f0f300ffd499ecfe67e6771315ee037e59ac448",
+    "mid": "808b5ee4e7ad3b6bfd081324beae922998253d6fe57e718d0a83846c228262fa",
+    "sft": "cb17cfc66a9c760131700553d4720a9b2caafbfdac7e2f7fa2873c9f7591bcf7",
 }
 
 
