@@ -36,7 +36,7 @@ _HOPELESS = 4.0  # a candidate this much slower than the best so far is not run 
 _BEYOND_DOUBT = 2.0  # and if its warm-up is slower by this much more, not even once after it
 _LONGEST_MATMUL = 1024  # positions up to which plain products are tried: their memory grows with the square
 _COMPILE_PAYS_S = 60.0  # eager seconds ahead, below which compiling costs more than it saves
-_COMPILED_BEFORE_PAYS_S = 15.0  # the same when this shape was compiled before: its kernels lie in the cache
+_COMPILED_BEFORE_PAYS_S = 10.0  # the same when this shape was compiled before: its kernels lie in the cache
 _COMPILED_MUST_GAIN = 1.03
 _LEAK = 1e-3
 # Variables that forbid instruction sets: the same processor is another machine with them.

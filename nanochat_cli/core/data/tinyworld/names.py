@@ -30,8 +30,11 @@ def made_up_word(rng: Rng) -> str:
 
 
 def syllables(rng: Rng) -> str:
-    """Returns "tipobel": consonant and vowel, one to three times, and a last consonant."""
+    """Returns "tipobel" or "ian": consonant and vowel, up to three times, and a last consonant; often a vowel first."""
     pairs = [rng.pick("bdfghjklmnprstvz") + rng.pick("aeiou") for _ in range(rng.between(1, 3))]
+    if rng.chance(35):
+        first = pairs[0][1:] if rng.chance(50) else pairs[0]
+        pairs[0] = rng.pick("aeiou") + first
     return "".join(pairs) + rng.pick("lmnrst")
 
 

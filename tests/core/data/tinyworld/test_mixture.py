@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import KINDS, wordings
 
-GOLDEN_DOCUMENTS = "73e7ba3b5ecdd8da991baed4a5f965861acd69a7af446c8c22aeac68f41bff28"
+GOLDEN_DOCUMENTS = "6340574f583b27a85c12938b92ed2ade602b3655c90e0981167ac7395bd8c460"
 GOLDEN_CHATS = {
-    "mid": "808b5ee4e7ad3b6bfd081324beae922998253d6fe57e718d0a83846c228262fa",
-    "sft": "cb17cfc66a9c760131700553d4720a9b2caafbfdac7e2f7fa2873c9f7591bcf7",
+    "mid": "a931b6d3b6140d834fa79be44fc64544fa2489690e46085959060c0b86517ff5",
+    "sft": "a48c83d48975260e6945bf7cabeee6f5f68f3fd96d70c4acba7ba058aad5618b",
 }
 
 
