@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import KINDS, wordings
 
-GOLDEN_DOCUMENTS = "6340574f583b27a85c12938b92ed2ade602b3655c90e0981167ac7395bd8c460"
+GOLDEN_DOCUMENTS = "2e2bf7263444430d108d0b713671ed4b9fbe3276461b066ae9b3a1fb86633fc1"
 GOLDEN_CHATS = {
-    "mid": "a931b6d3b6140d834fa79be44fc64544fa2489690e46085959060c0b86517ff5",
-    "sft": "a48c83d48975260e6945bf7cabeee6f5f68f3fd96d70c4acba7ba058aad5618b",
+    "mid": "662b04c84c267fee044a4d447524cde42034dbf79ad8a1be1af47254a6d19cfc",
+    "sft": "66e094222b7d0aaedbee3eb049a0f2cb637a49b9724e77717165e2a4aa00d5fa",
 }
 
 
