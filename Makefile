@@ -60,7 +60,7 @@ lint: $(STAMP)
 	PYO3_PYTHON="$(CURDIR)/$(BIN)/python" $(CARGO) clippy --quiet $(CRATE) --all-targets --features python -- -D warnings
 
 bench: $(STAMP)
-	@for b in start_up bench_tokenizer train_speed; do echo "== $$b"; $(BIN)/python "benches/$$b.py"; done
+	@for b in start_up train_speed; do echo "== $$b"; $(BIN)/python "benches/$$b.py"; done
 
 faults: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow tests/e2e/test_faults.py

@@ -8,6 +8,12 @@ class Counter:
     def __init__(self, max_digits: int, threads: int) -> None: ...
     def feed(self, texts: list[str]) -> None:
         """Adds documents, without the interpreter lock. ValueError names a text with a lone surrogate."""
+    def feed_arrow(self, array: object, doc_cap: int | None = None, max_chars: int | None = None) -> int:
+        """Adds the texts of an Arrow array (utf8 or large_utf8; nulls are left out) without a copy.
+
+        Each text is cut to `doc_cap` characters; the one that carries their sum beyond `max_chars` is the last. Returns
+        the characters added. ValueError names a row that is no UTF-8; TypeError an array that holds no text.
+        """
     @property
     def documents(self) -> int: ...
     @property
@@ -33,10 +39,15 @@ class Encoder:
 
     def __init__(self, tokens: list[bytes], max_digits: int) -> None:
         """ValueError unless every token is a single byte or joins two earlier tokens."""
+    def merges(self) -> list[tuple[int, int]]:
+        """The two tokens that each token of more than one byte joins, in the order of ids."""
     def encode(self, text: str) -> list[int]:
         """Ids of one text. ValueError for a lone surrogate."""
     def encode_batch(self, texts: list[str], threads: int, first: int | None = None) -> tuple[bytearray, bytearray]:
         """Ids of all texts end to end (uint32) and their number per text (uint64); `first` goes before each text."""
+
+    def encode_arrow(self, array: object, threads: int, first: int | None = None) -> tuple[bytearray, bytearray]:
+        """The same for the texts of an Arrow array, read without a copy; errors as those of `Counter.feed_arrow`."""
 
 def split(text: str, max_digits: int) -> list[str]:
     """Pieces of `text`, as the split pattern cuts it."""

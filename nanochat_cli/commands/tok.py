@@ -1,6 +1,7 @@
 """`nanochat tok train | encode | decode | inspect`: make tokenizers and see what they do."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 app = App("Tokenizers: train, encode, decode, inspect.")
+
+
+class Format(StrEnum):
+    """Formats of other libraries."""
+
+    tiktoken = "tiktoken"
+    hf = "hf"
+
 
 ForceOpt = Annotated[
     bool, typer.Option("--force", help="Replace a tokenizer of the same name.", rich_help_panel="Common")
@@ -113,6 +122,29 @@ def inspect(
         out.table(("position", "id", "bytes", "token"), rows)
     else:
         out.result(_facts(tok))
+
+
+@app.command("export")
+@leaf
+def export(
+    out: Output,
+    form: Annotated[Format, typer.Option("--format", help="tiktoken: ranks and a pattern; hf: tokenizer.json.")],
+    into: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the files (automatic: NAME-FORMAT).")
+    ] = None,
+    tokenizer: NameOpt = None,
+    dry_run: DryRunOpt = False,
+) -> None:
+    """Write a tokenizer for tiktoken or for Hugging Face tokenizers: the same ids for every text."""
+    from nanochat_cli.core.tokenizer import export as exporter
+    from nanochat_cli.core.tokenizer import library
+
+    folder = into or Path(f"{library.find(tokenizer).name}-{form.value}")
+    tok = _open(tokenizer)
+    if dry_run:
+        out.result({"folder": str(folder), "format": form.value}, title="would write")
+        return
+    out.result({path.name: str(path) for path in exporter.write(tok, form.value, folder)})
 
 
 def _facts(tok: "Tokenizer") -> dict[str, object]:

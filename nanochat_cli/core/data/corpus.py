@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nanochat_cli.core import paths
 from nanochat_cli.core.errors import DamagedArtifact, DataError, MissingArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.files import inside, read_json, restore_dir, sha256_file
+
+if TYPE_CHECKING:
+    from pyarrow import Array, ChunkedArray
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -104,11 +107,25 @@ class Corpus:
 
         Raises DamagedArtifact naming the shard that cannot be read.
         """
+        for array in self.arrays(split):
+            try:
+                texts = array.to_pylist()
+            except UnicodeDecodeError as problem:
+                raise DamagedArtifact(
+                    f"damaged shard, text that is no UTF-8 ({problem.reason}): {self.dir}"
+                ) from problem
+            yield texts
+
+    def arrays(self, split: Split) -> Iterator[Array]:
+        """Yield the documents of a split in order as Arrow arrays of text, which native code reads without a copy.
+
+        Raises DamagedArtifact naming the shard that cannot be read.
+        """
         for shard in self.shards_of(split):
             rows = 0
-            for count, texts in _row_groups(self.dir / shard.name):
+            for count, column in _row_groups(self.dir / shard.name):
                 rows += count
-                yield texts
+                yield from column.chunks if column is not None else ()
             if rows != shard.rows:
                 raise DamagedArtifact(
                     f"damaged shard, {rows} documents instead of {shard.rows}: {self.dir / shard.name}"
@@ -121,10 +138,11 @@ class Corpus:
         found: list[tuple[int, str]] = []
         first = 0
         for shard in self.shards_of(split):
-            for rows, texts in _row_groups(
+            for rows, column in _row_groups(
                 self.dir / shard.name, lambda n, first=first: bool(_within(numbers, first, n))
             ):
-                found += [(number, texts[number - first]) for number in _within(numbers, first, rows)]
+                if column is not None:
+                    found += [(number, column[number - first].as_py()) for number in _within(numbers, first, rows)]
                 first += rows
         return found
 
@@ -202,8 +220,8 @@ def _within(numbers: list[int], first: int, count: int) -> list[int]:
     return [number for number in numbers if first <= number < first + count]
 
 
-def _row_groups(path: Path, wanted: Callable[[int], bool] = bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield (size, documents) per row group; one is not read if `wanted`, given the size, says no."""
+def _row_groups(path: Path, wanted: Callable[[int], bool] = bool) -> Iterator[tuple[int, ChunkedArray | None]]:
+    """Yield (size, column of text) per row group; None if `wanted`, given the size, says no."""
     import pyarrow as pa  # here and not on top: listing corpora reads manifests only and should start at once
     from pyarrow import parquet
 
@@ -211,7 +229,7 @@ def _row_groups(path: Path, wanted: Callable[[int], bool] = bool) -> Iterator[tu
         with parquet.ParquetFile(path) as file:
             for index in range(file.num_row_groups):
                 rows = file.metadata.row_group(index).num_rows
-                yield rows, file.read_row_group(index, columns=["text"])[0].to_pylist() if wanted(rows) else []
+                yield rows, file.read_row_group(index, columns=["text"])[0] if wanted(rows) else None
     except FileNotFoundError:
         raise MissingArtifact(f"a shard is missing: {path}") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:

@@ -15,6 +15,7 @@ from nanochat_cli.core.data.staging import staged
 from nanochat_cli.core.errors import DamagedArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.files import explain_os_errors, inside, make_dir, publish_dir, read_json, write_json
+from nanochat_cli.core.tokenizer.training import ArrowArray
 
 FORMAT = 1
 SHARD_TOKENS = 100_000_000
@@ -30,7 +31,7 @@ class BatchEncoder(Protocol):
     @property
     def bos_id(self) -> int: ...
     def encode_batch(
-        self, texts: list[str], threads: int | None = None, bos: bool = False
+        self, texts: ArrowArray, threads: int | None = None, bos: bool = False
     ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
@@ -162,7 +163,7 @@ def _encode_split(
     done, total = 0, corpus.num_documents(split)
     path = into / f"{split}-{0:05d}.bin"
     try:
-        for texts in corpus.documents(split):
+        for texts in corpus.arrays(split):
             if writer is None:
                 path = into / f"{split}-{len(entries):05d}.bin"
                 writer = tokenfile.TokenFileWriter(path, itemsize, tokenizer.hash)

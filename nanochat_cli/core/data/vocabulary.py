@@ -11,11 +11,13 @@ from typing import Any
 from nanochat_cli.core import paths
 from nanochat_cli.core.data import corpus as corpora
 from nanochat_cli.core.data import importer, readers
-from nanochat_cli.core.data.corpus import Corpus, Split
+from nanochat_cli.core.data.ahead import read_ahead
+from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer import patterns
 from nanochat_cli.core.tokenizer.tokenizer import INFO_FILE, Tokenizer, check_vocab_size
+from nanochat_cli.core.tokenizer.training import Batch, Limits, in_batches
 
 _SMALLEST, _LARGEST = 512, 65_536
 _BYTES_PER_TOKEN = 1_000
@@ -84,16 +86,17 @@ def make_plan(
 def train(plan: Plan, *, threads: int | None = None, log: Log = NULL) -> dict[str, Any]:
     """Train and save the tokenizer of a plan; returns its facts, with bytes per token on training and held-out text."""
     began = time.monotonic()
-    tokenizer = Tokenizer.train(
-        _limited(_texts(plan, "train"), plan.max_chars, plan.doc_cap),
+    tokenizer = Tokenizer.train_on_batches(
+        read_ahead(_batches(plan)),
         plan.vocab_size,
         pattern=plan.pattern,
         threads=threads,
+        limits=Limits(doc_cap=plan.doc_cap, max_chars=plan.max_chars),
         log=log,
     )
     tokenizer.save(plan.folder, replace=True)
     facts = tokenizer.training
-    held_out = list(_limited(_texts(plan, "val"), _HELD_OUT_CHARS, None))
+    held_out = list(_first(_held_out(plan), _HELD_OUT_CHARS))
     return {
         "tokenizer": plan.name,
         "vocab_size": tokenizer.vocab_size,
@@ -140,21 +143,24 @@ def _name_of(found: tuple[Corpus, ...], files: tuple[Path, ...]) -> str:
     raise ConfigError("a tokenizer that is not trained on a single corpus needs a name", hint="add --name NAME")
 
 
-def _texts(plan: Plan, split: Split) -> Iterator[str]:
+def _batches(plan: Plan) -> Iterator[Batch]:
+    """The training text: corpora as Arrow arrays, then files as lists."""
     for corpus in plan.corpora:
-        for group in corpus.documents(split):
+        yield from corpus.arrays("train")
+    yield from in_batches(text for path in plan.files for _, text in readers.read(path, "text", "auto"))
+
+
+def _held_out(plan: Plan) -> Iterator[str]:
+    for corpus in plan.corpora:
+        for group in corpus.documents("val"):
             yield from group
-    if split == "train":
-        for path in plan.files:
-            yield from (text for _, text in readers.read(path, "text", "auto"))
 
 
-def _limited(texts: Iterator[str], max_chars: int | None, doc_cap: int | None) -> Iterator[str]:
-    """Documents cut to `doc_cap` characters each, until the one that carries the sum beyond `max_chars`."""
+def _first(texts: Iterator[str], max_chars: int) -> Iterator[str]:
+    """Texts until the one that carries the sum of their characters beyond `max_chars`."""
     total = 0
     for text in texts:
-        cut = text[:doc_cap]
-        yield cut
-        total += len(cut)
-        if max_chars is not None and total > max_chars:
+        yield text
+        total += len(text)
+        if total > max_chars:
             return

@@ -24,7 +24,15 @@ from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, Mi
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer import patterns
 from nanochat_cli.core.tokenizer.patterns import Pattern
-from nanochat_cli.core.tokenizer.training import NUM_BYTES, learn_tokens
+from nanochat_cli.core.tokenizer.training import (
+    NO_LIMITS,
+    NUM_BYTES,
+    ArrowArray,
+    Batch,
+    Limits,
+    in_batches,
+    learn_tokens,
+)
 
 SPECIALS = (
     "bos",
@@ -75,14 +83,29 @@ class Tokenizer:
         Deterministic: the order of the texts and the number of threads (None = one per core) change nothing.
         Raises ConfigError for a vocabulary below 265 or larger than the text supports.
         """
+        return cls.train_on_batches(in_batches(texts), vocab_size, pattern=pattern, threads=threads, log=log)
+
+    @classmethod
+    def train_on_batches(
+        cls,
+        batches: Iterable[Batch],
+        vocab_size: int,
+        *,
+        pattern: str = DEFAULT_PATTERN,
+        threads: int | None = None,
+        limits: Limits = NO_LIMITS,
+        log: Log = NULL,
+    ) -> Tokenizer:
+        """The same from lists of texts or Arrow arrays, which are read without a copy, and up to some limits."""
         check_vocab_size(vocab_size)
         chosen = patterns.find(pattern)
         tokens, facts = learn_tokens(
-            texts,
+            batches,
             vocab_size - len(SPECIALS),
             pattern=chosen,
             threads=threads or machine.usable_cores(),
             log=log,
+            limits=limits,
         )
         return cls(tokens, chosen, facts)
 
@@ -99,7 +122,7 @@ class Tokenizer:
             )
         staged = files.staging_dir(folder)
         try:
-            ranks = _ranks_text(self._ordinary)
+            ranks = ranks_text(self._ordinary)
             files.write_atomic(staged / RANKS_FILE, ranks)
             files.write_json(staged / INFO_FILE, self._info(hashlib.sha256(ranks).hexdigest()))
             if folder.exists():
@@ -162,6 +185,15 @@ class Tokenizer:
             raise ConfigError(f"unknown special token: {name}", hint=f"choose one of: {', '.join(SPECIALS)}")
         return self._special_ids[name]
 
+    @property
+    def ordinary(self) -> list[bytes]:
+        """Bytes of the learned tokens, in the order of their ids; the special tokens come behind them."""
+        return list(self._ordinary)
+
+    def merges(self) -> list[tuple[int, int]]:
+        """The two tokens that each learned token joins, in the order of learning; the single bytes join none."""
+        return self._encoder.merges()
+
     def is_special(self, id: int) -> bool:
         """True for the ids of special tokens."""
         return len(self._ordinary) <= id < len(self._bytes)
@@ -176,20 +208,21 @@ class Tokenizer:
             raise DataError(f"text that UTF-8 cannot hold: {problem}") from None
 
     def encode_batch(
-        self, texts: list[str], threads: int | None = None, bos: bool = False
+        self, texts: list[str] | ArrowArray, threads: int | None = None, bos: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts end to end (uint32), and where each text starts and the last one ends (int64).
 
-        With `bos`, each text starts with the bos token. Raises DataError naming the text that UTF-8 cannot hold.
+        With `bos`, each text starts with the bos token. Of an Arrow array the nulls are left out. Raises DataError
+        naming the text that UTF-8 cannot hold.
         """
+        encode = self._encoder.encode_batch if isinstance(texts, list) else self._encoder.encode_arrow
         try:
-            flat, lengths = self._encoder.encode_batch(
-                texts, threads or machine.usable_cores(), self.bos_id if bos else None
-            )
+            flat, lengths = encode(texts, threads or machine.usable_cores(), self.bos_id if bos else None)  # type: ignore[arg-type]
         except ValueError as problem:
             raise DataError(f"text that UTF-8 cannot hold: {problem}") from None
-        offsets = np.zeros(len(texts) + 1, dtype=np.int64)
-        np.cumsum(np.frombuffer(lengths, dtype=np.uint64), out=offsets[1:], dtype=np.int64)
+        counts = np.frombuffer(lengths, dtype=np.uint64)
+        offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:], dtype=np.int64)
         return np.frombuffer(flat, dtype=np.uint32), offsets
 
     def pieces(self, text: str) -> list[str]:
@@ -227,7 +260,8 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def _ranks_text(tokens: Sequence[bytes]) -> bytes:
+def ranks_text(tokens: Sequence[bytes]) -> bytes:
+    """A rank file as tiktoken reads it: per line a token in base64 and its id."""
     return b"".join(b"%s %d\n" % (base64.b64encode(token), id) for id, token in enumerate(tokens))
 
 
@@ -252,7 +286,7 @@ def _read_ranks(path: Path, sha256: str) -> list[bytes]:
 
 def _identity(tokens: Sequence[bytes], pattern: Pattern) -> str:
     digest = hashlib.sha256(f"{pattern.regex}\n{' '.join(SPECIALS)}\n{_bpe.UNICODE_VERSION}\n".encode())
-    digest.update(_ranks_text(tokens))
+    digest.update(ranks_text(tokens))
     return digest.hexdigest()
 
 

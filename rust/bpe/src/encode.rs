@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use crate::count::leading;
+use crate::count::{PACKED, hash_of, leading, packed};
 use crate::hash::FastMap;
 use crate::split::Splitter;
 
@@ -66,6 +66,13 @@ impl Encoder {
         Ok(encoder)
     }
 
+    /// The two tokens that each token of more than one byte joins, in the order of ids.
+    pub fn merges(&self) -> Vec<(u32, u32)> {
+        let mut joined: Vec<(u32, u64)> = self.pairs.iter().map(|(&pair, &id)| (id, pair)).collect();
+        joined.sort_unstable();
+        joined.into_iter().map(|(_, pair)| ((pair >> 32) as u32, pair as u32)).collect()
+    }
+
     /// Ids of one text.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
@@ -117,20 +124,21 @@ impl Encoder {
     }
 
     fn encode_into(&self, text: &str, cache: &mut Cache, ids: &mut Vec<u32>) {
-        for piece in self.splitter.pieces(text) {
-            let piece = piece.as_bytes();
-            if let [byte] = piece[..] {
-                ids.push(self.byte_ids[byte as usize]);
-            } else if let Some(key) = cache_key(piece) {
+        let bytes = text.as_bytes();
+        self.splitter.for_each(text, |start, end| {
+            if end - start == 1 {
+                ids.push(self.byte_ids[bytes[start] as usize]);
+            } else if end - start <= PACKED {
+                let key = packed(bytes, start, end);
                 if !cache.get(key, ids) {
-                    let start = ids.len();
-                    self.encode_piece(piece, ids);
-                    cache.put(key, &ids[start..]);
+                    let known = ids.len();
+                    self.encode_piece(&bytes[start..end], ids);
+                    cache.put(key, &ids[known..]);
                 }
             } else {
-                self.encode_piece(piece, ids);
+                self.encode_piece(&bytes[start..end], ids);
             }
-        }
+        });
     }
 
     fn encode_piece(&self, piece: &[u8], ids: &mut Vec<u32>) {
@@ -222,7 +230,7 @@ fn key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-const CACHE_SLOTS: usize = 1 << 13;
+const CACHE_SLOTS: usize = 1 << 16;
 const CACHED_IDS: usize = 7;
 
 /// Remembers the ids of pieces seen lately. One slot per hash: a newer piece takes the place of an older one.
@@ -230,47 +238,44 @@ struct Cache {
     slots: Vec<Slot>,
 }
 
-#[derive(Clone)]
+/// 32 bytes, so that two share a cache line. Pieces with an id beyond 16 bits are not remembered.
+#[derive(Clone, Copy, Default)]
 struct Slot {
-    key: u128,
-    length: u32,
-    ids: [u32; CACHED_IDS],
-}
-
-/// Up to 15 bytes and their number, packed; `None` for longer pieces. Never zero, which marks an empty slot.
-fn cache_key(piece: &[u8]) -> Option<u128> {
-    let mut bytes = [0; 16];
-    bytes.get_mut(..15)?.get_mut(..piece.len())?.copy_from_slice(piece);
-    bytes[15] = piece.len() as u8;
-    Some(u128::from_le_bytes(bytes))
+    key: u128, // zero: free
+    ids: [u16; CACHED_IDS],
+    length: u16,
 }
 
 impl Cache {
     fn new() -> Cache {
-        Cache { slots: vec![Slot { key: 0, length: 0, ids: [0; CACHED_IDS] }; CACHE_SLOTS] }
+        Cache { slots: vec![Slot::default(); CACHE_SLOTS] }
     }
 
-    fn slot(&mut self, key: u128) -> &mut Slot {
-        let mixed = (key as u64 ^ (key >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        &mut self.slots[(mixed >> 40) as usize % CACHE_SLOTS]
+    #[inline]
+    fn place(key: u128) -> usize {
+        hash_of(key) as usize % CACHE_SLOTS
     }
 
     /// Appends the ids of a remembered piece; false if it is not there.
+    #[inline]
     fn get(&mut self, key: u128, ids: &mut Vec<u32>) -> bool {
-        let slot = self.slot(key);
-        let known = slot.key == key;
-        if known {
-            ids.extend_from_slice(&slot.ids[..slot.length as usize]);
+        let slot = &self.slots[Cache::place(key)];
+        if slot.key != key {
+            return false;
         }
-        known
+        ids.extend(slot.ids[..usize::from(slot.length).min(CACHED_IDS)].iter().map(|&id| u32::from(id)));
+        true
     }
 
     fn put(&mut self, key: u128, ids: &[u32]) {
-        if ids.len() <= CACHED_IDS {
-            let slot = self.slot(key);
-            slot.key = key;
-            slot.length = ids.len() as u32;
-            slot.ids[..ids.len()].copy_from_slice(ids);
+        if ids.len() > CACHED_IDS || ids.iter().any(|&id| id > u32::from(u16::MAX)) {
+            return;
+        }
+        let slot = &mut self.slots[Cache::place(key)];
+        slot.key = key;
+        slot.length = ids.len() as u16;
+        for (known, &id) in slot.ids.iter_mut().zip(ids) {
+            *known = id as u16;
         }
     }
 }

@@ -7,6 +7,15 @@ pub(crate) type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15; // 2^64 divided by the golden ratio: consecutive keys end far apart
 
+const OTHER: u64 = 0xd6e8_feb8_6659_fd93;
+
+/// Both halves of the product of two numbers, each changed first, so that zeros do not swallow the other one.
+#[inline]
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a ^ FACTOR) * u128::from(b ^ OTHER);
+    product as u64 ^ (product >> 64) as u64
+}
+
 /// Folds eight bytes at a time into a 64-bit product.
 #[derive(Default)]
 pub(crate) struct FastHasher(u64);

@@ -3,11 +3,14 @@
 //! Plain Rust on `std` alone. The Python module is the thin layer in `py.rs`, behind the feature `python`.
 //! The way of the data: text → [`split`] → [`count`] → [`train`] → tokens → [`encode`] → ids.
 
+pub mod arrow;
 pub mod count;
 pub mod encode;
 mod hash;
+mod pairs;
 #[cfg(feature = "python")]
 mod py;
+mod simd;
 pub mod split;
 pub mod train;
 pub mod unicode;

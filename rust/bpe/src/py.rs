@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyCapsule, PyString, PyTuple};
 
 use crate::split::Splitter;
-use crate::{count, encode, train, unicode};
+use crate::{arrow, count, encode, train, unicode};
 
 /// Shorter texts are encoded faster than the lock changes hands.
 const DETACH_BYTES: usize = 4096;
@@ -36,6 +36,27 @@ fn all_utf8<'a>(texts: &'a [Bound<'_, PyString>]) -> PyResult<Vec<&'a str>> {
     texts.iter().enumerate().map(|(i, text)| utf8(text, Some(i))).collect()
 }
 
+/// Does something with the texts of an Arrow array, which is lent for as long as that takes.
+///
+/// A TypeError names an Arrow type that holds no text, a ValueError the row that is no UTF-8.
+#[allow(unsafe_code)]
+fn with_texts<R>(array: &Bound<'_, PyAny>, work: impl FnOnce(&[&str]) -> R) -> PyResult<R> {
+    let lent = array.call_method0("__arrow_c_array__")?.cast_into::<PyTuple>()?;
+    let (schema, array) = (lent.get_item(0)?.cast_into::<PyCapsule>()?, lent.get_item(1)?.cast_into::<PyCapsule>()?);
+    let schema = schema.pointer_checked(Some(c"arrow_schema"))?.cast::<arrow::Schema>();
+    let array = array.pointer_checked(Some(c"arrow_array"))?.cast::<arrow::Array>();
+    // SAFETY: capsules of these names hold valid structs; `lent` keeps them until this function returns.
+    let texts = unsafe { arrow::texts(schema.as_ptr(), array.as_ptr()) };
+    match texts {
+        Ok(texts) => Ok(work(&texts)),
+        Err(arrow::Fault::Type(format)) => {
+            Err(PyTypeError::new_err(format!("not an Arrow array of text: its format is {format}")))
+        }
+        Err(arrow::Fault::Utf8(row)) => Err(PyValueError::new_err(format!("invalid UTF-8 in row {row}"))),
+        Err(arrow::Fault::Layout) => Err(PyValueError::new_err("an Arrow array whose buffers contradict each other")),
+    }
+}
+
 /// Counts pieces; see `_bpe.pyi`.
 #[pyclass]
 struct Counter {
@@ -58,6 +79,35 @@ impl Counter {
         let texts = all_utf8(&texts)?;
         py.detach(|| inner.feed(&texts));
         Ok(())
+    }
+
+    /// Returns the characters that were counted: all of the texts, cut to `doc_cap` each, up to and including the text
+    /// that carries their sum beyond `max_chars`.
+    #[pyo3(signature = (array, doc_cap=None, max_chars=None))]
+    fn feed_arrow(
+        &mut self,
+        py: Python<'_>,
+        array: &Bound<'_, PyAny>,
+        doc_cap: Option<usize>,
+        max_chars: Option<usize>,
+    ) -> PyResult<usize> {
+        let inner = self.inner.as_mut().ok_or_else(used_up)?;
+        with_texts(array, |texts| {
+            py.detach(|| {
+                let mut chars = 0;
+                let mut fed = Vec::with_capacity(texts.len());
+                for text in texts {
+                    let (text, length) = arrow::cropped(text, doc_cap.unwrap_or(usize::MAX));
+                    fed.push(text);
+                    chars += length;
+                    if max_chars.is_some_and(|limit| chars > limit) {
+                        break;
+                    }
+                }
+                inner.feed(&fed);
+                chars
+            })
+        })
     }
 
     #[getter]
@@ -124,6 +174,10 @@ impl Encoder {
         Ok(Encoder { inner })
     }
 
+    fn merges(&self) -> Vec<(u32, u32)> {
+        self.inner.merges()
+    }
+
     fn encode(&self, py: Python<'_>, text: &Bound<'_, PyString>) -> PyResult<Vec<u32>> {
         let text = utf8(text, None)?;
         if text.len() < DETACH_BYTES {
@@ -142,8 +196,28 @@ impl Encoder {
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let texts = all_utf8(&texts)?;
         let batch = py.detach(|| self.inner.encode_batch(&texts, threads, first));
-        Ok((flat(py, &batch.ids, |id| id.to_ne_bytes())?, flat(py, &batch.lengths, |length| length.to_ne_bytes())?))
+        as_bytes(py, &batch)
     }
+
+    #[pyo3(signature = (array, threads, first=None))]
+    fn encode_arrow<'py>(
+        &self,
+        py: Python<'py>,
+        array: &Bound<'py, PyAny>,
+        threads: usize,
+        first: Option<u32>,
+    ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
+        let batch = with_texts(array, |texts| py.detach(|| self.inner.encode_batch(texts, threads, first)))?;
+        as_bytes(py, &batch)
+    }
+}
+
+/// Ids and lengths of a batch, as numpy reads them.
+fn as_bytes<'py>(
+    py: Python<'py>,
+    batch: &encode::Batch,
+) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
+    Ok((flat(py, &batch.ids, |id| id.to_ne_bytes())?, flat(py, &batch.lengths, |length| length.to_ne_bytes())?))
 }
 
 /// Numbers as the bytes that numpy reads them from.

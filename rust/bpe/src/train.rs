@@ -1,100 +1,107 @@
 //! Byte-pair training: repeatedly joins the most frequent adjacent pair of tokens.
 //!
-//! Every piece lies once in an array of positions, linked to its neighbours, and weighs its count. Each pair knows the
-//! positions where it once stood, so a merge costs what it touches, however long the pieces are. Rules, all of which
-//! fix the outcome: overlapping pairs count ("aaa" holds "aa" twice), replacement runs left to right, and among equally
-//! frequent pairs the smaller (left id, right id) wins.
+//! All distinct pieces lie in one array of symbols, with an edge between two of them. A token keeps the bytes of its
+//! text: its id stands at its first and at its last byte, so that both neighbours are found in one look, however long
+//! the piece. Each pair knows the places where it was born. A merge gathers what it changes by neighbour, in a dense
+//! array, and then brings each neighbouring pair up to date once. Rules, all of which fix the outcome: overlapping
+//! pairs count ("aaa" holds "aa" twice), replacement runs left to right, and among equally frequent pairs the smaller
+//! (left id, right id) wins.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use crate::hash::FastMap;
+use crate::count::Pieces;
+use crate::pairs::{Pairs, Place};
+use crate::simd::prefetch;
 
-type Pair = (u32, u32);
+pub(crate) type Pair = (u32, u32);
 
-/// End of a piece in the links; a dead position in the symbols.
-const NONE: u32 = u32::MAX;
+const AHEAD: usize = 12; // places that are fetched before they are needed
+const LARGEST: usize = (u32::MAX - 2) as usize;
 
-/// One pair: its live count, and where it stands or stood, ascending.
-#[derive(Default)]
-struct Entry {
-    count: i64,
-    positions: Vec<u32>,
+/// An id as it is stored: two bytes while all ids fit, four otherwise.
+trait Symbol: Copy + Eq {
+    /// Between two pieces.
+    const EDGE: Self;
+    /// Inside a token.
+    const INNER: Self;
+    fn of(id: u32) -> Self;
+    fn id(self) -> u32;
+}
+
+impl Symbol for u16 {
+    const EDGE: u16 = u16::MAX;
+    const INNER: u16 = u16::MAX - 1;
+    fn of(id: u32) -> u16 {
+        id as u16
+    }
+    fn id(self) -> u32 {
+        u32::from(self)
+    }
+}
+
+impl Symbol for u32 {
+    const EDGE: u32 = u32::MAX;
+    const INNER: u32 = u32::MAX - 1;
+    fn of(id: u32) -> u32 {
+        id
+    }
+    fn id(self) -> u32 {
+        self
+    }
 }
 
 /// The state of a training run.
 pub struct Trainer {
-    symbols: Vec<u32>,
-    next: Vec<u32>,
-    prev: Vec<u32>,
-    word_of: Vec<u32>,
-    word_counts: Vec<i64>,
-    pairs: FastMap<u64, Entry>,
-    heap: BinaryHeap<(i64, Reverse<Pair>)>,
     tokens: Vec<Vec<u8>>,
     target: usize,
+    counts: Vec<i64>,
+    pairs: Pairs,
+    text: Text,
 }
 
-fn key(pair: Pair) -> u64 {
-    u64::from(pair.0) << 32 | u64::from(pair.1)
+enum Text {
+    Narrow(Merger<u16>),
+    Wide(Merger<u32>),
 }
 
 impl Trainer {
     /// Prepares training to `target` tokens, the 256 single bytes included.
     ///
-    /// Pieces are distinct and counts positive. Fails if the distinct pieces hold 2^32 bytes or more.
-    pub fn new(pieces: &[(Box<[u8]>, i64)], target: usize) -> Result<Trainer, String> {
-        let total: usize = pieces.iter().map(|(piece, _)| piece.len()).sum();
-        if total >= NONE as usize {
-            return Err(format!("too many bytes in distinct pieces: {total}"));
+    /// Pieces are distinct and counts positive. Fails if the distinct pieces hold about 2^32 bytes or more.
+    pub fn new(pieces: &Pieces, target: usize) -> Result<Trainer, String> {
+        let room = pieces.num_bytes() + pieces.len() + 1;
+        if room >= LARGEST || target >= LARGEST {
+            return Err(format!("too many bytes in distinct pieces: {}", pieces.num_bytes()));
         }
-        let mut trainer = Trainer {
-            symbols: Vec::with_capacity(total),
-            next: Vec::with_capacity(total),
-            prev: Vec::with_capacity(total),
-            word_of: Vec::with_capacity(total),
-            word_counts: Vec::with_capacity(pieces.len()),
-            pairs: FastMap::default(),
-            heap: BinaryHeap::new(),
-            tokens: (0..=255u8).map(|byte| vec![byte]).collect(),
-            target,
-        };
-        for (piece, count) in pieces {
-            trainer.add_word(piece, *count);
-        }
-        trainer.heap = trainer.pairs.iter().map(|(&key, entry)| (entry.count, Reverse(pair_of(key)))).collect();
-        Ok(trainer)
-    }
-
-    fn add_word(&mut self, piece: &[u8], count: i64) {
-        let word = self.word_counts.len() as u32;
-        self.word_counts.push(count);
-        for (i, &byte) in piece.iter().enumerate() {
-            let here = self.symbols.len() as u32;
-            self.symbols.push(u32::from(byte));
-            self.word_of.push(word);
-            self.prev.push(if i == 0 { NONE } else { here - 1 });
-            self.next.push(if i + 1 == piece.len() { NONE } else { here + 1 });
-            if let Some(&after) = piece.get(i + 1) {
-                let entry = self.pairs.entry(key((u32::from(byte), u32::from(after)))).or_default();
-                entry.count += count;
-                entry.positions.push(here);
-            }
-        }
+        let tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+        let narrow = target <= usize::from(u16::INNER);
+        let text =
+            if narrow { Text::Narrow(Merger::new(pieces, target)) } else { Text::Wide(Merger::new(pieces, target)) };
+        let counts = pieces.iter().map(|(_, count)| count).collect();
+        Ok(Trainer { tokens, target, counts, pairs: Pairs::of(pieces), text })
     }
 
     /// Merges until the target is reached, no pair is left or `budget` is spent; true when there is nothing more to do.
     pub fn step(&mut self, budget: Duration) -> bool {
         let start = Instant::now();
         while self.tokens.len() < self.target {
-            let Some(pair) = self.most_frequent() else { return true };
+            let Some(pair) = self.pairs.most_frequent() else { return true };
             self.merge(pair);
             if start.elapsed() >= budget {
                 break;
             }
         }
         self.tokens.len() >= self.target
+    }
+
+    fn merge(&mut self, pair: Pair) {
+        let (left, right) = pair;
+        let token = [&self.tokens[left as usize][..], &self.tokens[right as usize][..]].concat();
+        match &mut self.text {
+            Text::Narrow(merger) => merger.merge(pair, &self.counts, &mut self.pairs),
+            Text::Wide(merger) => merger.merge(pair, &self.counts, &mut self.pairs),
+        }
+        self.tokens.push(token);
     }
 
     /// The bytes of every token so far, in the order of their ids.
@@ -104,112 +111,273 @@ impl Trainer {
 
     /// How many tokens the training text has now.
     pub fn encoded_length(&self) -> i64 {
-        let live = self.symbols.iter().zip(&self.word_of).filter(|&(&symbol, _)| symbol != NONE);
-        live.map(|(_, &word)| self.word_counts[word as usize]).sum()
-    }
-
-    /// Takes the top of the heap. Counts never rise after a pair is born, so a stale entry can only be too high.
-    fn most_frequent(&mut self) -> Option<Pair> {
-        while let Some((count, Reverse(pair))) = self.heap.pop() {
-            let live = self.pairs.get(&key(pair)).map_or(0, |entry| entry.count);
-            if live == count && live > 0 {
-                return Some(pair);
-            }
-            if live > 0 {
-                self.heap.push((live, Reverse(pair)));
-            }
+        match &self.text {
+            Text::Narrow(merger) => merger.encoded_length(&self.counts),
+            Text::Wide(merger) => merger.encoded_length(&self.counts),
         }
-        None
-    }
-
-    /// Replaces `pair` by a new token everywhere, and brings the counts of all neighbouring pairs up to date.
-    fn merge(&mut self, pair: Pair) {
-        let (left, right) = pair;
-        let token = self.tokens.len() as u32;
-        self.tokens.push([&self.tokens[left as usize][..], &self.tokens[right as usize][..]].concat());
-        let merged = self.pairs.remove(&key(pair)).unwrap_or_default();
-        let mut born = Vec::new();
-        for at in merged.positions {
-            let second = self.next[at as usize];
-            if self.symbols[at as usize] != left || second == NONE || self.symbols[second as usize] != right {
-                continue; // another merge, or an overlapping one of this pair, was here first
-            }
-            let count = self.word_counts[self.word_of[at as usize] as usize];
-            let before = self.prev[at as usize];
-            let after = self.next[second as usize];
-            if before != NONE {
-                let neighbour = self.symbols[before as usize];
-                self.lose((neighbour, left), count);
-                self.gain((neighbour, token), count, before, &mut born);
-            }
-            if after != NONE {
-                let neighbour = self.symbols[after as usize];
-                self.lose((right, neighbour), count);
-                self.gain((token, neighbour), count, at, &mut born);
-                self.prev[after as usize] = at;
-            }
-            self.symbols[at as usize] = token;
-            self.symbols[second as usize] = NONE;
-            self.next[at as usize] = after;
-        }
-        for pair in born {
-            if let Some(entry) = self.pairs.get(&key(pair))
-                && entry.count > 0
-            {
-                self.heap.push((entry.count, Reverse(pair)));
-            }
-        }
-    }
-
-    /// Lowers a count. The pair being merged is gone from the table already, which an overlap may still name.
-    fn lose(&mut self, pair: Pair, count: i64) {
-        if let Some(entry) = self.pairs.get_mut(&key(pair)) {
-            entry.count -= count;
-            debug_assert!(entry.count >= 0);
-        }
-    }
-
-    fn gain(&mut self, pair: Pair, count: i64, at: u32, born: &mut Vec<Pair>) {
-        let entry = self.pairs.entry(key(pair)).or_default();
-        if entry.positions.is_empty() {
-            born.push(pair);
-        }
-        entry.count += count;
-        entry.positions.push(at);
     }
 }
 
-fn pair_of(key: u64) -> Pair {
-    ((key >> 32) as u32, key as u32)
+/// What a merge changes for one neighbouring token.
+#[derive(Clone, Copy, Default)]
+struct Neighbour {
+    lost: i64,
+    gained: i64,
+    places: u32, // of the gained pair
+    next: u32,   // where the next of them goes
+}
+
+/// Everything on one side of the merged pair.
+struct Side {
+    of: Vec<Neighbour>,
+    touched: Vec<u32>,
+    places: Vec<(u32, Place)>,
+}
+
+impl Side {
+    fn new(target: usize) -> Side {
+        Side { of: vec![Neighbour::default(); target.max(256)], touched: Vec::new(), places: Vec::new() }
+    }
+
+    #[inline]
+    fn change(&mut self, id: u32, count: i64, place: Place) {
+        let neighbour = &mut self.of[id as usize];
+        if neighbour.places == 0 {
+            self.touched.push(id);
+        }
+        neighbour.lost += count;
+        neighbour.gained += count;
+        neighbour.places += 1;
+        self.places.push((id, place));
+    }
+
+    /// Hands all changes over: `old` names the pair that an id stood in, `new` the one it stands in now.
+    fn flush(&mut self, pairs: &mut Pairs, old: impl Fn(u32) -> Pair, new: impl Fn(u32) -> Pair) {
+        let mut start = pairs.reserve(self.places.len());
+        for &id in &self.touched {
+            let neighbour = &mut self.of[id as usize];
+            pairs.lose(old(id), neighbour.lost);
+            if neighbour.gained > 0 {
+                pairs.insert(new(id), neighbour.gained, start, neighbour.places);
+            }
+            neighbour.next = start as u32;
+            start += neighbour.places as usize;
+        }
+        for &(id, place) in &self.places {
+            let next = &mut self.of[id as usize].next;
+            pairs.put(*next as usize, place);
+            *next += 1;
+        }
+        for id in self.touched.drain(..) {
+            self.of[id as usize] = Neighbour::default();
+        }
+        self.places.clear();
+    }
+}
+
+/// The pieces as symbols, and what is needed to replace a pair everywhere.
+struct Merger<S> {
+    symbols: Vec<S>,
+    lengths: Vec<u32>, // of each token, in bytes
+    left: Side,
+    right: Side,
+    twins: Vec<Place>, // of two new tokens side by side
+}
+
+impl<S: Symbol> Merger<S> {
+    fn new(pieces: &Pieces, target: usize) -> Merger<S> {
+        let mut symbols = Vec::with_capacity(pieces.num_bytes() + pieces.len() + 1);
+        symbols.push(S::EDGE);
+        for (piece, _) in pieces.iter() {
+            symbols.extend(piece.iter().map(|&byte| S::of(u32::from(byte))));
+            symbols.push(S::EDGE);
+        }
+        Merger { symbols, lengths: vec![1; 256], left: Side::new(target), right: Side::new(target), twins: Vec::new() }
+    }
+
+    /// Replaces `pair` by a new token everywhere, and brings the counts of all neighbouring pairs up to date.
+    fn merge(&mut self, pair: Pair, counts: &[i64], pairs: &mut Pairs) {
+        let token = self.lengths.len() as u32;
+        let (first, second, new) = (S::of(pair.0), S::of(pair.1), S::of(token));
+        let (first_bytes, second_bytes) = (self.lengths[pair.0 as usize], self.lengths[pair.1 as usize]);
+        let (first_bytes, second_bytes) = (first_bytes as usize, second_bytes as usize);
+        let bytes = first_bytes + second_bytes;
+        self.lengths.push(bytes as u32);
+        let mut twin_count = 0;
+
+        let places = pairs.take(pair);
+        for index in places.clone() {
+            let ahead = (index + AHEAD).min(places.end - 1);
+            prefetch(&self.symbols, pairs.place(ahead).position as usize);
+            let place = pairs.place(index);
+            let at = place.position as usize;
+            let middle = at + first_bytes;
+            if self.symbols[at] != first || self.symbols[middle] != second {
+                continue; // another merge, or an overlapping one of this pair, was here first
+            }
+            let end = middle + second_bytes;
+            let count = counts[place.piece as usize];
+            let (before, after) = (self.symbols[at - 1], self.symbols[end]);
+            self.symbols[middle - 1] = S::INNER;
+            self.symbols[middle] = S::INNER;
+            self.symbols[at] = new;
+            self.symbols[end - 1] = new;
+            if before == new {
+                // Its right neighbour was still `first` when it was merged, a moment ago: now it is the new token.
+                self.right.of[pair.0 as usize].gained -= count;
+                self.twins.push(Place { position: (at - bytes) as u32, piece: place.piece });
+                twin_count += count;
+            } else if before != S::EDGE {
+                let start = at - self.lengths[before.id() as usize] as usize;
+                self.left.change(before.id(), count, Place { position: start as u32, piece: place.piece });
+            }
+            if after != S::EDGE {
+                self.right.change(after.id(), count, place);
+            }
+        }
+        self.left.flush(pairs, |id| (id, pair.0), |id| (id, token));
+        self.right.flush(pairs, |id| (pair.1, id), |id| (token, id));
+        if twin_count > 0 {
+            let start = pairs.reserve(self.twins.len());
+            pairs.insert((token, token), twin_count, start, self.twins.len() as u32);
+            for (index, &place) in self.twins.iter().enumerate() {
+                pairs.put(start + index, place);
+            }
+        }
+        self.twins.clear();
+        pairs.tidy(|(left, right), place| {
+            let middle = place.position as usize + self.lengths[left as usize] as usize;
+            self.symbols[place.position as usize] == S::of(left) && self.symbols[middle] == S::of(right)
+        });
+    }
+
+    fn encoded_length(&self, counts: &[i64]) -> i64 {
+        let (mut at, mut piece, mut total) = (1, 0, 0);
+        while piece < counts.len() {
+            match self.symbols[at] {
+                symbol if symbol == S::EDGE => {
+                    piece += 1;
+                    at += 1;
+                }
+                symbol => {
+                    total += counts[piece];
+                    at += self.lengths[symbol.id() as usize] as usize;
+                }
+            }
+        }
+        total
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::HashMap;
+
+    fn pieces(words: &[(&str, i64)]) -> Pieces {
+        let mut pieces = Pieces::default();
+        words.iter().for_each(|(word, count)| pieces.push(word.as_bytes(), *count));
+        pieces
+    }
 
     fn trained(words: &[(&str, i64)], target: usize) -> Vec<String> {
-        let pieces: Vec<(Box<[u8]>, i64)> = words.iter().map(|&(word, n)| (word.as_bytes().into(), n)).collect();
-        let mut trainer = Trainer::new(&pieces, target).expect("small input");
+        let mut trainer = Trainer::new(&pieces(words), target).expect("small input");
         while !trainer.step(Duration::ZERO) {
             check_counts(&trainer);
         }
         trainer.tokens()[256..].iter().map(|token| String::from_utf8_lossy(token).into_owned()).collect()
     }
 
-    /// Recounts every pair from the links: the incremental counts must be the same.
+    /// Recounts every pair from the symbols: the incremental counts must be the same.
     fn check_counts(trainer: &Trainer) {
-        let mut recount = FastMap::<u64, i64>::default();
-        for (at, &symbol) in trainer.symbols.iter().enumerate() {
-            let next = trainer.next[at];
-            if symbol != NONE && next != NONE {
-                let count = trainer.word_counts[trainer.word_of[at] as usize];
-                *recount.entry(key((symbol, trainer.symbols[next as usize]))).or_insert(0) += count;
+        let Text::Narrow(merger) = &trainer.text else { panic!("a small vocabulary") };
+        let mut recount = HashMap::<Pair, i64>::new();
+        let mut piece = 0;
+        let mut at = 1;
+        while piece < trainer.counts.len() {
+            let symbol = merger.symbols[at];
+            if symbol == u16::EDGE {
+                piece += 1;
+                at += 1;
+                continue;
+            }
+            let next = at + merger.lengths[symbol as usize] as usize;
+            assert_eq!(merger.symbols[next - 1], symbol);
+            if merger.symbols[next] != u16::EDGE {
+                *recount.entry((symbol.into(), merger.symbols[next].into())).or_insert(0) += trainer.counts[piece];
+            }
+            at = next;
+        }
+        let live: HashMap<Pair, i64> = trainer.pairs.live().collect();
+        assert_eq!(live, recount);
+    }
+
+    /// Counts everything anew before each merge: slow, and plainly right.
+    fn naive(words: &[(&str, i64)], target: usize) -> Vec<Vec<u8>> {
+        let mut tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
+        let mut split: Vec<(Vec<u32>, i64)> =
+            words.iter().map(|(word, count)| (word.bytes().map(u32::from).collect(), *count)).collect();
+        while tokens.len() < target {
+            let mut counts = HashMap::<Pair, i64>::new();
+            for (word, count) in &split {
+                word.windows(2).for_each(|two| *counts.entry((two[0], two[1])).or_insert(0) += count);
+            }
+            let Some((&pair, _)) = counts.iter().max_by_key(|&(&pair, &count)| (count, std::cmp::Reverse(pair))) else {
+                break;
+            };
+            let id = tokens.len() as u32;
+            tokens.push([&tokens[pair.0 as usize][..], &tokens[pair.1 as usize][..]].concat());
+            for (word, _) in &mut split {
+                let mut at = 0;
+                while at + 1 < word.len() {
+                    if (word[at], word[at + 1]) == pair {
+                        word[at] = id;
+                        word.remove(at + 1);
+                    }
+                    at += 1;
+                }
             }
         }
-        for (key, entry) in &trainer.pairs {
-            assert_eq!(entry.count, recount.remove(key).unwrap_or(0), "{:?}", pair_of(*key));
+        tokens
+    }
+
+    #[test]
+    fn equals_the_naive_way_on_texts_full_of_overlaps_and_ties() {
+        let mut state = 1u64;
+        let mut draw = |below: u64| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            (state >> 33) % below
+        };
+        for round in 0..300 {
+            let letters = 1 + draw(4);
+            let mut words = std::collections::BTreeMap::new();
+            for _ in 0..1 + draw(12) {
+                let word: String = (0..1 + draw(24)).map(|_| char::from(b'a' + draw(letters) as u8)).collect();
+                words.insert(word, 1 + draw(5) as i64);
+            }
+            let words: Vec<(&str, i64)> = words.iter().map(|(word, &count)| (word.as_str(), count)).collect();
+            let target = 257 + draw(60) as usize;
+            let mut trainer = Trainer::new(&pieces(&words), target).expect("small input");
+            while !trainer.step(Duration::ZERO) {
+                check_counts(&trainer);
+            }
+            assert_eq!(trainer.tokens(), naive(&words, target), "round {round}: {words:?}");
         }
-        assert!(recount.is_empty(), "pairs without an entry: {recount:?}");
+    }
+
+    #[test]
+    fn wide_ids_give_what_narrow_ones_give() {
+        let text: Vec<String> = (0..4000u32).map(|i| format!("w{}x{}", i % 611, i * i % 977)).collect();
+        let mut words: Vec<(&str, i64)> = text.iter().map(|word| (word.as_str(), 1)).collect();
+        words.sort_unstable();
+        words.dedup();
+        let pieces = pieces(&words);
+        let mut narrow = Trainer::new(&pieces, 900).expect("small input");
+        let mut wide = Trainer::new(&pieces, 900).expect("small input");
+        wide.text = Text::Wide(Merger::new(&pieces, 900));
+        while !narrow.step(Duration::from_secs(1)) || !wide.step(Duration::from_secs(1)) {}
+        assert_eq!(narrow.tokens(), wide.tokens());
+        assert_eq!(narrow.encoded_length(), wide.encoded_length());
     }
 
     #[test]
@@ -233,7 +401,7 @@ mod tests {
 
     #[test]
     fn knows_the_length_of_the_encoded_text() {
-        let mut trainer = Trainer::new(&[(Box::from(*b"abc"), 5), (Box::from(*b"ab"), 3)], 257).expect("small input");
+        let mut trainer = Trainer::new(&pieces(&[("abc", 5), ("ab", 3)]), 257).expect("small input");
         assert_eq!(trainer.encoded_length(), 21);
         assert!(trainer.step(Duration::ZERO));
         assert_eq!(trainer.encoded_length(), 13);
@@ -255,8 +423,7 @@ mod tests {
     fn long_pieces_cost_no_more_than_short_ones() {
         let long: String =
             (0..60_000).map(|i: u64| char::from(b'a' + (i * i * 2_654_435_761 % 9973 % 26) as u8)).collect();
-        let pieces = [(long.as_bytes().into(), 1)];
-        let mut trainer = Trainer::new(&pieces, 3000).expect("small input");
+        let mut trainer = Trainer::new(&pieces(&[(&long, 1)]), 3000).expect("small input");
         while !trainer.step(Duration::from_millis(50)) {}
         assert_eq!(trainer.tokens().len(), 3000);
         check_counts(&trainer);

@@ -37,7 +37,24 @@ struct Table {
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
-static ASCII: LazyLock<[Class; 128]> = LazyLock::new(|| std::array::from_fn(|code| TABLE.get(code as u32)));
+const ASCII: [Class; 128] = ascii();
+
+/// The classes of ASCII, known when this is compiled; a test compares them with the table.
+const fn ascii() -> [Class; 128] {
+    let mut classes = [Class::Other; 128];
+    let mut code = 0;
+    while code < 128 {
+        classes[code] = match code as u8 {
+            b'a'..=b'z' | b'A'..=b'Z' => Class::Letter,
+            b'0'..=b'9' => Class::Number,
+            b'\r' | b'\n' => Class::Newline,
+            b' ' | 9..=13 => Class::Space,
+            _ => Class::Other,
+        };
+        code += 1;
+    }
+    classes
+}
 
 impl Table {
     fn build() -> Table {
@@ -81,6 +98,13 @@ pub(crate) fn ascii_class(byte: u8) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ascii_is_as_in_the_table() {
+        for code in 0..128u8 {
+            assert_eq!(ascii_class(code), TABLE.get(u32::from(code)), "{code}");
+        }
+    }
 
     #[test]
     fn classes_of_well_known_characters() {
