@@ -139,7 +139,7 @@ def _compiled_if_faster(
     best: Execution, bench: _Bench, memory: _Memory, requested: ComputeSection, log: Log
 ) -> Execution:
     compiled = replace(best, compile=True)
-    if compiled.name not in memory.speeds:
+    if compiled.name not in memory.gains:
         began = time.perf_counter()
         try:
             speeds = bench.race([best, compiled])  # both now: the machine may be busier than a minute ago
@@ -152,9 +152,11 @@ def _compiled_if_faster(
                 ) from problem
             log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
             return best
-        memory.keep(speeds)
+        # The eager speed of this race is not kept: only what ran in one race can be compared, and a busy minute here
+        # must not change which kernel counts as the fastest from now on.
+        memory.keep({compiled.name: speeds[compiled.name]}, gain=speeds[compiled.name] / speeds[best.name])
         log.note(f"compiled the training step and timed it in {time.perf_counter() - began:.0f} s")
-    gained = memory.speeds[compiled.name] > memory.speeds[best.name] * _COMPILED_MUST_GAIN
+    gained = memory.gains.get(compiled.name, 0.0) > _COMPILED_MUST_GAIN
     return compiled if gained or requested.compile == "on" else best
 
 
@@ -193,7 +195,14 @@ class _Memory:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        self.speeds: dict[str, float] = dict(self._all().get(key, {}))
+        known = self._all()
+        self.speeds: dict[str, float] = dict(known.get(key, {}))
+        self.gains: dict[str, float] = dict(known.get(self._gains, {}))
+        """How many times faster compiled code was than the same eager, side by side."""
+
+    @property
+    def _gains(self) -> str:
+        return f"{self.key}/gains"
 
     def _all(self) -> dict[str, Any]:
         try:
@@ -202,12 +211,14 @@ class _Memory:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def keep(self, speeds: Mapping[str, float]) -> None:
-        """Remember speeds. A cache that cannot be written is no reason to fail."""
+    def keep(self, speeds: Mapping[str, float], *, gain: float | None = None) -> None:
+        """Remember speeds, and what compiling gained. A cache that cannot be written is no reason to fail."""
         self.speeds |= {name: round(speed, 1) for name, speed in speeds.items()}
+        if gain is not None:
+            self.gains |= {name: round(gain, 3) for name in speeds}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.path, self._all() | {self.key: self.speeds})
+            files.write_json(self.path, self._all() | {self.key: self.speeds, self._gains: self.gains})
         except (OSError, NanochatError):
             return
 
