@@ -11,7 +11,7 @@ from nanochat_cli.core.data.tinyworld.items import Exchange, Item
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.tokenizer.conversation import Conversation, Message
 
-VERSION = "tinyworld-7"  # part of every random stream: a change of content is a new version
+VERSION = "tinyworld-8"  # part of every random stream: a change of content is a new version
 Stage = Literal["mid", "sft"]
 
 # Parts of 1000 documents. A story document is about four times as long as a worksheet.
@@ -28,8 +28,8 @@ CHAT_WEIGHTS = {
         "facts": 100, "any-fact": 20, "next-number": 40, "small-talk": 40, "follow-up": 50,
     },
     "sft": {
-        "story": 195, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
-        "sub-3": 65, "choice": 60, "spell": 75, "count": 75, "first-letter": 25, "last-letter": 25, "word-length": 20,
+        "story": 180, "echo": 40, "tell": 30, "add-1": 15, "add-2": 25, "add-3": 30, "sub-1": 15, "sub-2": 30,
+        "sub-3": 65, "choice": 60, "spell": 90, "count": 75, "first-letter": 25, "last-letter": 25, "word-length": 20,
         "facts": 100, "any-fact": 20, "next-number": 35, "small-talk": 60, "follow-up": 60,
     },
 }

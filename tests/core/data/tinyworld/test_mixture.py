@@ -13,10 +13,10 @@ from nanochat_cli.core.data.tinyworld.rng import Rng
 from nanochat_cli.core.data.tinyworld.tales import topic_is_held
 from nanochat_cli.core.data.tinyworld.wordings import KINDS, wordings
 
-GOLDEN_DOCUMENTS = "2e2bf7263444430d108d0b713671ed4b9fbe3276461b066ae9b3a1fb86633fc1"
+GOLDEN_DOCUMENTS = "be11c03aa11e7897aaf2b3e8fefd39bb25cecc65a3b5350000e2ae9516460a31"
 GOLDEN_CHATS = {
-    "mid": "662b04c84c267fee044a4d447524cde42034dbf79ad8a1be1af47254a6d19cfc",
-    "sft": "66e094222b7d0aaedbee3eb049a0f2cb637a49b9724e77717165e2a4aa00d5fa",
+    "mid": "1908d9562f7b0107727d64791329a470c42fd4077ce29085da4c8d59e2ab42d6",
+    "sft": "2a4d7bac1a5e4a4337b3b793dc49c9d3107def29d50578cd6812421e5d1c191c",
 }
 
 
