@@ -237,8 +237,10 @@ fn flat<'py, T: Copy, const N: usize>(
 /// Pieces of a text; see `_bpe.pyi`.
 #[pyfunction]
 fn split(text: &Bound<'_, PyString>, max_digits: usize) -> PyResult<Vec<String>> {
-    let splitter = splitter(max_digits)?;
-    Ok(splitter.pieces(utf8(text, None)?).map(String::from).collect())
+    let (splitter, text) = (splitter(max_digits)?, utf8(text, None)?);
+    let mut pieces = Vec::new();
+    splitter.for_each(text, |start, end| pieces.push(text[start..end].to_owned()));
+    Ok(pieces)
 }
 
 #[pymodule]
