@@ -17,7 +17,11 @@ pub(crate) mod x86 {
 
     /// True if this processor has what [`pieces`] is compiled for.
     pub(crate) fn usable() -> bool {
-        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
     }
 
     /// One bit per byte of a window, by class.

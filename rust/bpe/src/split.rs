@@ -20,20 +20,6 @@ pub struct Splitter {
 }
 
 impl Splitter {
-    /// Iterates over the pieces of `text`, left to right.
-    pub fn pieces<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> + use<'t> {
-        let splitter = *self;
-        let mut start = 0;
-        std::iter::from_fn(move || {
-            (start < text.len()).then(|| {
-                let end = splitter.piece_end(text, start);
-                let piece = &text[start..end];
-                start = end;
-                piece
-            })
-        })
-    }
-
     /// Calls `found(start, end)` for every piece of `text`, left to right, by the fastest way this processor has.
     #[allow(unsafe_code)]
     #[inline]
@@ -218,7 +204,9 @@ mod tests {
     ];
 
     fn split(text: &str, max_digits: usize) -> Vec<&str> {
-        Splitter { max_digits }.pieces(text).collect()
+        let mut pieces = Vec::new();
+        Splitter { max_digits }.for_each_scalar(text, |start, end| pieces.push(&text[start..end]));
+        pieces
     }
 
     #[test]
