@@ -41,9 +41,7 @@ class LiveWatcher(Watcher):
         if event["kind"] == "step":
             self._show(event.get("stage", "training"), event["step"], event["num_steps"], _step_detail(event))
         elif event["kind"] == "progress":
-            unit = f" {event['unit']}" if event.get("unit") else ""
-            total = f" of {event['total']:,.0f}" if event.get("total") else ""
-            self._show(event["task"], event["done"], event["total"], f"{event['done']:,.0f}{total}{unit}")
+            self._show(event["task"], event["done"], event["total"], self.progress_figures(event))
         else:
             if event["kind"] in ("done", "stopped", "error", "stage"):
                 self.close()

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from nanochat_cli.core import events
 from nanochat_cli.core.events import Event
 
+_ETA_AFTER_S = 2.0
 _QUIET_LINE_EVERY_S = 10.0
 _COLOURS = {"error": "31", "warning": "33", "hint": "36", "note": "2", "stage": "1;32", "head": "1"}
 
@@ -184,6 +185,7 @@ class Watcher:
 
     def __init__(self, output: Output) -> None:
         self.output = output
+        self._began: tuple[str, float, float] = ("", 0.0, 0.0)  # task of the last progress, when, and at how much
 
     def __enter__(self) -> Watcher:
         return self
@@ -203,6 +205,21 @@ class Watcher:
 
     def draw(self, event: Event) -> None:
         """Draw an event that is not a warning."""
+
+    def progress_figures(self, event: Event) -> str:
+        """Return what a progress event tells: amount, more in words, and the time that is left at the pace so far."""
+        task, done, total = event["task"], event["done"], event["total"]
+        if task != self._began[0] or done < self._began[2]:
+            self._began = (task, event["time"], done)
+        _, began, at_first = self._began
+        unit = f" {event['unit']}" if event.get("unit") else ""
+        figures = [f"{done:,.0f}{f' of {total:,.0f}' if total else ''}{unit}"]
+        if event.get("detail"):
+            figures.append(event["detail"])
+        spent = event["time"] - began
+        if total and total > done > at_first and spent >= _ETA_AFTER_S:
+            figures.append(f"ETA {duration(spent * (total - done) / (done - at_first))}")
+        return " · ".join(figures)
 
     def say(self, text: str, kind: str = "plain") -> None:
         """Write one lasting line."""
@@ -224,10 +241,13 @@ class LineWatcher(Watcher):
     def draw(self, event: Event) -> None:
         kind = event["kind"]
         if kind in ("step", "progress"):
+            figures = (
+                self.progress_figures(event) if kind == "progress" else ""
+            )  # each is seen: the pace counts from the first
             ends = event.get("step") == event.get("num_steps") if kind == "step" else event["done"] == event["total"]
             if time.monotonic() - self._last >= _QUIET_LINE_EVERY_S or (kind == "step" and ends):
                 self._last = time.monotonic()
-                self.say(step_line(event) if kind == "step" else progress_line(event))
+                self.say(step_line(event) if kind == "step" else f"{event['task']}: {figures}")
         elif line := lasting_line(event):
             self.say(*line)
 
@@ -249,13 +269,6 @@ def step_figures(event: Event) -> list[str]:
     if event.get("eta_s") is not None:
         figures.append(f"ETA {duration(event['eta_s'])}")
     return figures
-
-
-def progress_line(event: Event) -> str:
-    """Return a progress event in a line."""
-    unit = f" {event['unit']}" if event.get("unit") else ""
-    total = f" of {event['total']:,.0f}" if event.get("total") else ""
-    return f"{event['task']}: {event['done']:,.0f}{total}{unit}"
 
 
 def lasting_line(event: Event) -> tuple[str, str] | None:

@@ -20,6 +20,7 @@ LAYERS = {
     "core.registry": 0,
     "core.events": 0,
     "core.machine": 0,
+    "core.units": 0,
     "core.runs": 1,
     "core.launch": 1,
     "core.models.shape": 1,

@@ -1,22 +1,27 @@
-"""`nanochat tok train | encode | decode | inspect`: make tokenizers and see what they do."""
+"""`nanochat tok train | eval | encode | decode | inspect | export`: make tokenizers and see what they do."""
 
+import contextlib
+import io
+import itertools
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
 from nanochat_cli.core import events
-from nanochat_cli.core.errors import DataError
+from nanochat_cli.core.errors import ConfigError, DataError
 from nanochat_cli.core.settings import TokTrainConfig
 from nanochat_cli.output import Output
 
 if TYPE_CHECKING:
     from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
-app = App("Tokenizers: train, encode, decode, inspect.")
+app = App("Tokenizers: train, measure, encode, decode, inspect, export.")
+_WORDS = 1 << 16
 
 
 class Format(StrEnum):
@@ -26,37 +31,41 @@ class Format(StrEnum):
     hf = "hf"
 
 
+class Backend(StrEnum):
+    """What encodes."""
+
+    native = "native"
+    tiktoken = "tiktoken"
+
+
+ResumeOpt = Annotated[
+    bool, typer.Option("--resume", help="Go on with a training that was interrupted.", rich_help_panel="Common")
+]
 ForceOpt = Annotated[
     bool, typer.Option("--force", help="Replace a tokenizer of the same name.", rich_help_panel="Common")
 ]
 NameOpt = Annotated[
     str | None, typer.Option("--tokenizer", "-t", help="Tokenizer, by name or folder (automatic: the newest).")
 ]
+JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="Lines of JSON in and out, a document each.")]
 FileOpt = Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from this file.")]
 
 
 @app.command("train")
 @leaf
 @options_from(TokTrainConfig, "tok train")
-def train(cfg: TokTrainConfig, out: Output, force: ForceOpt = False, dry_run: DryRunOpt = False) -> None:
+def train(
+    cfg: TokTrainConfig, out: Output, resume: ResumeOpt = False, force: ForceOpt = False, dry_run: DryRunOpt = False
+) -> None:
     """Learn a vocabulary from text: which byte sequences are common enough to be tokens."""
     from nanochat_cli.core.data import vocabulary
 
-    tok = cfg.tok
-    plan = vocabulary.make_plan(
-        tok.input,
-        name=tok.name,
-        vocab=tok.vocab,
-        pattern=tok.pattern,
-        max_chars=tok.max_chars,
-        doc_cap=tok.doc_cap,
-        force=force,
-    )
+    plan = vocabulary.plan_of(cfg.tok, force=force)
     if dry_run:
         out.result(plan.facts(), title=f"would train the tokenizer {plan.name}")
         return
     with out.watch() as watcher:
-        facts = vocabulary.train(plan, log=events.Listener(watcher.on_event))
+        facts = vocabulary.train(plan, resume=resume, log=events.Listener(watcher.on_event))
     out.result(facts)
     data = f"--data {plan.corpora[0].name} " if len(plan.corpora) == 1 else ""
     out.hint(f"nanochat train base {data}--tokenizer {plan.name}")
@@ -66,19 +75,38 @@ def train(cfg: TokTrainConfig, out: Output, force: ForceOpt = False, dry_run: Dr
 @leaf
 def encode(
     out: Output,
-    text: Annotated[str, typer.Argument(help="Text to encode; - reads standard input.")] = "-",
+    text: Annotated[str, typer.Argument(help="Text to encode; - reads standard input, of any length.")] = "-",
     file: FileOpt = None,
     tokenizer: NameOpt = None,
     bos: Annotated[bool, typer.Option("--bos", help="Start with the token that opens every document.")] = False,
+    jsonl: JsonlOpt = False,
+    text_field: Annotated[str, typer.Option("--text-field", help="With --jsonl: the field with the text.")] = "text",
+    backend: Annotated[Backend, typer.Option("--backend", help="What encodes; the ids are the same.")] = Backend.native,
 ) -> None:
-    """Turn text into token ids."""
-    tok = _open(tokenizer)
-    given = _text(text, file, out)
-    ids = ([tok.bos_id] if bos else []) + tok.encode(given)
-    if out.json_mode:
-        out.json({"ids": ids, "num_tokens": len(ids), "num_bytes": len(given.encode())})
-    else:
-        out.text(" ".join(map(str, ids)))
+    """Turn text into token ids: all of it, or with --jsonl one line of JSON for each line of JSON."""
+    from nanochat_cli.core.tokenizer import streaming
+
+    tok = _open(tokenizer, backend)
+    if jsonl:
+        with _source(text, file, out) as (source, name):
+            for line in streaming.encode_lines(tok, source, name, text_field, bos):
+                out.out.write(line + "\n")
+        return
+    opening = [tok.bos_id] if bos else []
+    if out.json_mode or (file is None and text != "-"):
+        given = _text(text, file, out)
+        ids = opening + tok.encode(given)
+        if out.json_mode:
+            out.json({"ids": ids, "num_tokens": len(ids), "num_bytes": len(given.encode())})
+        else:
+            out.text(" ".join(map(str, ids)))
+        return
+    with _source(text, file, out) as (source, name):
+        blank = ""
+        for ids in itertools.chain([opening] if opening else [], streaming.encode_stream(tok, source, name)):
+            out.out.write(blank + " ".join(map(str, ids)))
+            blank = " "
+    out.text("")
 
 
 @app.command("decode")
@@ -89,15 +117,28 @@ def decode(
         list[str] | None, typer.Argument(help="Token ids, apart by blanks or commas; - reads standard input.")
     ] = None,
     tokenizer: NameOpt = None,
+    jsonl: JsonlOpt = False,
 ) -> None:
-    """Turn token ids back into text."""
+    """Turn token ids back into text: all of them, or with --jsonl one line of JSON for each line of JSON."""
+    from nanochat_cli.core.tokenizer import streaming
+
     tok = _open(tokenizer)
-    words = (_stdin(out) if ids in (None, [], ["-"]) else " ".join(ids or [])).replace(",", " ").split()
-    raw = tok.decode_bytes(_token_id(word) for word in words)
-    if out.json_mode:
-        out.json({"text": raw.decode(errors="replace"), "num_tokens": len(words), "num_bytes": len(raw)})
-    else:
-        out.raw(raw)
+    given = ids not in (None, [], ["-"])
+    with _source("-", None, out) if not given else contextlib.nullcontext((None, "")) as (source, name):
+        if jsonl:
+            if source is None:
+                raise ConfigError("--jsonl reads standard input", hint="leave out the ids")
+            for line in streaming.decode_lines(tok, source, name):
+                out.text(line)
+            return
+        words = streaming.words_of(source, name) if source else iter(" ".join(ids or []).replace(",", " ").split())
+        if out.json_mode:
+            tokens = list(streaming.decode_words(tok, words))
+            raw = b"".join(tokens)
+            out.json({"text": raw.decode(errors="replace"), "num_tokens": len(tokens), "num_bytes": len(raw)})
+            return
+        while some := list(itertools.islice(words, _WORDS)):
+            out.raw(b"".join(streaming.decode_words(tok, some)))
 
 
 @app.command("inspect")
@@ -106,22 +147,63 @@ def inspect(
     out: Output,
     text: Annotated[str | None, typer.Argument(help="Text to cut into tokens; - reads standard input.")] = None,
     file: FileOpt = None,
-    chats: Annotated[
-        Path | None, typer.Option("--chats", help="Show a conversation of this file as the model is trained on it.")
+    chat: Annotated[
+        Path | None,
+        typer.Option("--chat", help="Show a conversation of this file, with what the model is trained to write."),
     ] = None,
     number: Annotated[int, typer.Option("--number", "-n", help="Which conversation, from 1.", min=1)] = 1,
     tokenizer: NameOpt = None,
 ) -> None:
-    """Show a tokenizer's facts, or each token of a text or conversation."""
+    """Show a tokenizer's facts, or the pieces and tokens of a text, or a conversation with its loss mask."""
     tok = _open(tokenizer)
-    if chats is not None:
-        _show_chat(tok, chats, number, out)
+    if chat is not None:
+        _show_chat(tok, chat, number, out)
     elif text is not None or file is not None:
-        ids = tok.encode(_text(text or "-", file, out))
-        rows = [(i, str(id), len(tok.id_to_bytes(id)), _visible(tok, id)) for i, id in enumerate(ids)]
-        out.table(("position", "id", "bytes", "token"), rows)
+        _show_tokens(tok, _text(text or "-", file, out), out)
     else:
         out.result(_facts(tok))
+
+
+@app.command("eval")
+@leaf
+def evaluate(
+    out: Output,
+    files: Annotated[list[Path] | None, typer.Argument(help="Texts of your own to measure, too.")] = None,
+    tokenizer: NameOpt = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Corpus whose validation text is measured; repeatable.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", help="Encoding of tiktoken to compare with; repeatable; none: no other."),
+    ] = None,
+) -> None:
+    """Measure how many bytes a token stands for, in English, code, CJK, maths and texts of your own."""
+    from nanochat_cli.core.tokenizer import compare
+
+    tok = _open(tokenizer)
+    texts = compare.samples() | _own_texts(data or [], files or [])
+    peers = {} if against == ["none"] else compare.peers(against or compare.PEERS, out.log())
+    counters = {"ours": compare.count_ours(tok)} | {name: count for name, (_, count) in peers.items()}
+    sizes = {"ours": tok.vocab_size} | {name: size for name, (size, _) in peers.items()}
+    found = compare.measure(texts, counters)
+    if out.json_mode:
+        rows = [
+            {
+                "text": row.text,
+                "bytes": row.num_bytes,
+                "tokens": row.num_tokens,
+                "bytes_per_token": {name: row.bytes_per_token(name) for name in counters},
+            }
+            for row in found
+        ]
+        out.json({"hash": tok.hash, "vocab_size": sizes, "texts": rows})
+        return
+    out.table(
+        ("text", "bytes", *(f"{name} ({sizes[name]:,})" for name in counters)),
+        [(row.text, row.num_bytes, *(round(row.bytes_per_token(name), 3) for name in counters)) for row in found],
+        title="bytes per token, more is better (tokens in the vocabulary)",
+    )
 
 
 @app.command("export")
@@ -162,19 +244,49 @@ def _facts(tok: "Tokenizer") -> dict[str, object]:
     }
 
 
-def _show_chat(tok: "Tokenizer", path: Path, number: int, out: Output) -> None:
-    from nanochat_cli.core.data.chats import read_chats
-    from nanochat_cli.core.tokenizer.conversation import render
+def _show_tokens(tok: "Tokenizer", text: str, out: Output) -> None:
+    """Every token with the piece it lies in: pieces are what no token reaches across."""
+    rows: list[tuple[object, ...]] = []
+    pieces = tok.pieces(text)
+    for number, piece in enumerate(pieces):
+        for id in tok.encode(piece):
+            rows.append((len(rows), number, str(id), len(tok.id_to_bytes(id)), _visible(tok, id)))
+    out.table(("position", "piece", "id", "bytes", "token"), rows)
+    out.note(f"{len(text.encode()):,} bytes, {len(pieces):,} pieces, {len(rows):,} tokens")
 
-    found = read_chats(path, number)
+
+def _show_chat(tok: "Tokenizer", path: Path, number: int, out: Output) -> None:
+    from nanochat_cli.core.data import preview
+
+    found = preview.chats(path, number, tok)
     if len(found) < number:
         raise DataError(f"only {len(found)} conversations in {path}: {number}")
-    rendered = render(tok, found[number - 1])
-    rows = [
-        (i, str(id), _visible(tok, id), bool(trained))
-        for i, (id, trained) in enumerate(zip(rendered.ids, rendered.mask, strict=True))
-    ]
-    out.table(("position", "id", "token", "trained"), rows)
+    item = found[number - 1]
+    ids, mask = item.ids or [], item.mask or []
+    if out.json_mode:
+        rows = [(i, str(id), _visible(tok, id), bool(on)) for i, (id, on) in enumerate(zip(ids, mask, strict=True))]
+        out.table(("position", "id", "token", "trained"), rows)
+        return
+    marks = out.on_terminal(out.out)  # without colours, brackets show what is trained on
+    out.spans(
+        [
+            ((text if marks else f"[{text}]") if trained else text, "stage" if trained else "note")
+            for text, trained in preview.spans(tok, item)
+        ]
+    )
+    out.note(f"{len(ids)} tokens, {sum(mask)} trained on ({'in colour' if marks else 'in brackets'})")
+
+
+def _own_texts(corpora: list[str], files: list[Path]) -> dict[str, list[str]]:
+    from nanochat_cli.core.data import vocabulary
+    from nanochat_cli.core.data.corpus import Corpus
+    from nanochat_cli.core.data.textfile import check_given, read_text
+
+    texts = {f"{name} (validation)": vocabulary.held_out(Corpus.open(name)) for name in corpora}
+    for path in files:
+        check_given(path)
+        texts[path.name] = [read_text(path)]
+    return texts
 
 
 def _visible(tok: "Tokenizer", id: int) -> str:
@@ -187,32 +299,45 @@ def _visible(tok: "Tokenizer", id: int) -> str:
     return "".join(c if c.isprintable() and c != " " else "␣" if c == " " else ascii(c)[1:-1] for c in text)
 
 
-def _open(name: str | None) -> "Tokenizer":
+def _open(name: str | None, backend: Backend = Backend.native) -> "Tokenizer":
     from nanochat_cli.core.tokenizer import library
 
-    return library.open(name)
+    tok = library.open(name)
+    if backend is Backend.native:
+        return tok
+    from nanochat_cli.core.tokenizer import twin
+
+    return twin.on_tiktoken(tok)
 
 
 def _text(text: str, file: Path | None, out: Output) -> str:
+    """The whole text of an argument, a file or standard input."""
     if file is not None:
         from nanochat_cli.core.data.textfile import check_given, read_text
 
         check_given(file)
         return read_text(file)
-    return _stdin(out) if text == "-" else text
+    if text != "-":
+        return text
+    with _source(text, file, out) as (source, name):
+        try:
+            return source.read().decode()
+        except UnicodeDecodeError as problem:
+            raise DataError(f"{name} is not UTF-8 at byte {problem.start}") from None
 
 
-def _stdin(out: Output) -> str:
-    if sys.stdin.isatty():
-        out.note("reading from the terminal; Ctrl-D ends the text")
-    try:
-        return sys.stdin.buffer.read().decode()
-    except UnicodeDecodeError as problem:
-        raise DataError(f"standard input is not UTF-8 at byte {problem.start}") from None
+@contextlib.contextmanager
+def _source(text: str, file: Path | None, out: Output) -> Iterator[tuple[BinaryIO, str]]:
+    """Bytes of a file, of standard input or of an argument, and what to call them."""
+    if file is not None:
+        from nanochat_cli.core.data.textfile import check_given, open_bytes
 
-
-def _token_id(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        raise DataError(f"not a token id: {word}", hint="ids are whole numbers, apart by blanks or commas") from None
+        check_given(file)
+        with open_bytes(file) as source:
+            yield source, str(file)
+    elif text != "-":
+        yield io.BytesIO(text.encode(errors="surrogateescape")), "the text"
+    else:
+        if sys.stdin.isatty():
+            out.note("reading from the terminal; Ctrl-D ends the text")
+        yield sys.stdin.buffer, "standard input"

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 class Log:
     """The one way that core code speaks; this base class swallows everything, see the two below.
 
-    Kinds and their fields: stage (name, purpose, run) · progress (task, done, total, unit) · step (stage, step,
+    Kinds and their fields: stage (name, purpose, run) · progress (task, done, total, unit, detail) · step (stage, step,
     num_steps, loss, tokens_per_s, eta_s, …) · eval (step, metric, value) · sample (step, prompt, text) · saved (step,
     path, bytes) · resumed (step) · note, warning (text) · stopped (step) · error (message, hint) · done (the result).
     A step counts updates: the record of step s describes the update that led to the weights of checkpoint s.
@@ -38,9 +38,10 @@ class Log:
         """Tell a fact that the user should act on."""
         self.emit("warning", text=text)
 
-    def progress(self, task: str, done: float, total: float | None, unit: str = "") -> None:
-        """Tell how far a piece of work is; `total` is None when unknown."""
-        self.emit("progress", task=task, done=done, total=total, unit=unit)
+    def progress(self, task: str, done: float, total: float | None, unit: str = "", detail: str = "") -> None:
+        """Tell how far a piece of work is, and more about it in words; `total` is None when unknown."""
+        more = {"detail": detail} if detail else {}
+        self.emit("progress", task=task, done=done, total=total, unit=unit, **more)
 
 
 NULL = Log()

@@ -234,15 +234,9 @@ def _run_stage(
         from nanochat_cli.core.data import vocabulary
 
         tok = _resolve(TokTrainConfig, recipe, stage, {}).tok
-        plan = vocabulary.make_plan(
-            [recipe.run],
-            name=recipe.run,
-            vocab=tok.vocab,
-            pattern=tok.pattern,
-            max_chars=tok.max_chars,
-            doc_cap=tok.doc_cap,
+        return vocabulary.train(
+            vocabulary.plan_of(dataclasses.replace(tok, input=(recipe.run,), name=recipe.run)), log=log
         )
-        return vocabulary.train(plan, log=log)
     from nanochat_cli.core import report
 
     return {"report": [str(path) for path in report.write(recipe.run, log=log)]}

@@ -274,11 +274,21 @@ class TokSection:
     )
     input: tuple[str, ...] = opt((), "Corpus or text file, repeatable (automatic: the newest corpus).")
     name: str | None = opt(None, "Name of the tokenizer (automatic: the name of its corpus).")
-    pattern: Literal["nanochat", "gpt4", "digit"] | None = opt(
-        None, "Digits that one token may hold: 2, 3 or 1 (automatic: digit below 8,192 tokens, else nanochat)."
+    pattern: str | None = opt(
+        None,
+        "How text is cut: nanochat, gpt4, digit (2, 3, 1 digits in a token), gpt2, or a file with a regular expression"
+        " (automatic: digit below 8,192 tokens, else nanochat).",
     )
     max_chars: int | None = opt(None, "Read this many characters, at most (none: all).", min=1)
     doc_cap: int | None = opt(None, "Read this many characters of each document, at most (none: all).", min=1)
+    threads: int | None = opt(None, "Threads that count (automatic: one per core); the tokens are the same.", min=1)
+    max_memory: str | None = opt(
+        None, "Memory for counts and merges, like 2GB (none: no limit); counts beyond it go to the disk."
+    )
+    min_piece_count: int = opt(
+        1, "Leave out pieces that occur less often, to save memory: no longer exact, and recorded.", min=1
+    )
+    allow_smaller: bool = opt(False, "Accept a smaller vocabulary where the text supports no more.")
 
 
 @dataclass(frozen=True, kw_only=True)

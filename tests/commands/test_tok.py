@@ -50,7 +50,7 @@ def test_dry_run_writes_nothing(cli: Cli, tmp_path: Path, base_dir: Path) -> Non
     ("vocab", "code", "problem"),
     [
         ("264", 2, "error: vocabulary smaller than 265"),
-        ("9999", 2, "error: vocabulary larger than the text supports: 9999"),
+        ("9999", 1, "error: vocabulary larger than the text supports: 9999"),
     ],
 )
 def test_vocabularies_that_cannot_be(cli: Cli, tmp_path: Path, vocab: str, code: int, problem: str) -> None:
@@ -133,7 +133,119 @@ def test_inspect(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert [row["token"] for row in rows][-2:] == ["\\xc3", "\\xa9"]
     chats = tmp_path / "chats.jsonl"
     chats.write_text('{"messages": [{"role": "user", "content": "king"}, {"role": "assistant", "content": "queen"}]}\n')
-    rows = json.loads(cli("tok", "inspect", "--chats", str(chats), "--json").stdout)
+    rows = json.loads(cli("tok", "inspect", "--chat", str(chats), "--json").stdout)
     assert "".join(row["token"] for row in rows if row["trained"]) == "queen<|assistant_end|>"
-    done = cli("tok", "inspect", "--chats", str(chats), "-n", "2")
+    done = cli("tok", "inspect", "--chat", str(chats), "-n", "2")
     assert (done.returncode, done.stderr.splitlines()[0]) == (1, f"error: only 1 conversations in {chats}: 2")
+
+
+def test_a_long_stream_is_the_same_as_the_whole(cli: Cli, tokenizer: Tokenizer) -> None:
+    text = "".join(f"the king {n} é\n{' ' * (n % 3)}queen\n\n" for n in range(90_000))
+    assert len(text.encode()) > 2 << 20
+    encoded = cli("tok", "encode", "--bos", input=text)
+    assert encoded.returncode == 0, encoded.stderr
+    assert list(map(int, encoded.stdout.split())) == [tokenizer.bos_id, *tokenizer.encode(text)]
+    assert cli("tok", "decode", input=" ".join(encoded.stdout.split()[1:])).stdout == text
+
+
+def test_lines_of_json(cli: Cli, tokenizer: Tokenizer) -> None:
+    lines = '{"text": "the king"}\n"queen"\n\n{"text": "", "more": 1}\n'
+    done = cli("tok", "encode", "--jsonl", input=lines)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows == [{"ids": tokenizer.encode(text)} for text in ("the king", "queen", "")]
+    back = cli("tok", "decode", "--jsonl", input=done.stdout)
+    assert [json.loads(line)["text"] for line in back.stdout.splitlines()] == ["the king", "queen", ""]
+    named = cli("tok", "encode", "--jsonl", "--text-field", "body", "--bos", input='{"body": "king"}')
+    assert json.loads(named.stdout)["ids"] == [tokenizer.bos_id, *tokenizer.encode("king")]
+
+
+@pytest.mark.parametrize(
+    ("command", "lines", "problem"),
+    [
+        ("encode", '"fine"\n{"body": "x"}\n', "error: no text in field text: standard input, line 2"),
+        ("encode", '"fine"\n{"text": 5}\n', "error: no text in field text: standard input, line 2"),
+        ("encode", "{oops\n", "error: no JSON: standard input, line 1"),
+        ("encode", '"fine"\n"\\ud800"\n', "error: text that UTF-8 cannot hold: lone surrogate at character 0"),
+        ("decode", '[1]\n{"ids": ["x"]}\n', "error: no list of token ids: standard input, line 2"),
+        ("decode", "[1]\n[999]\n", "error: token id outside the vocabulary of 280: 999: standard input, line 2"),
+    ],
+)
+def test_lines_that_cannot_be(cli: Cli, tokenizer: Tokenizer, command: str, lines: str, problem: str) -> None:
+    done = cli("tok", command, "--jsonl", input=lines)
+    assert done.returncode == 1
+    assert done.stderr.startswith(problem), done.stderr
+
+
+def test_tiktoken_gives_the_same(cli: Cli, tokenizer: Tokenizer) -> None:
+    done = cli("tok", "encode", SAMPLE, "--backend", "tiktoken")
+    assert list(map(int, done.stdout.split())) == tokenizer.encode(SAMPLE)
+
+
+def test_pieces_are_told_apart(cli: Cli, tokenizer: Tokenizer) -> None:
+    done = cli("tok", "inspect", "the king 12", "--json")
+    rows = json.loads(done.stdout)
+    assert [row["piece"] for row in rows if row["token"] in ("1", "2")] == [3, 4], "a digit each"
+    assert "11 bytes, 5 pieces" in cli("tok", "inspect", "the king 12").stderr
+
+
+def test_a_conversation_with_its_mask(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('{"messages": [{"role": "user", "content": "king"}, {"role": "assistant", "content": "queen"}]}\n')
+    done = cli("tok", "inspect", "--chat", str(chats))
+    assert done.stdout.strip().endswith("<|assistant_start|>[queen<|assistant_end|>]")
+    assert "trained on (in brackets)" in done.stderr
+
+
+def test_eval(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text("the king and the queen " * 20)
+    done = cli("tok", "eval", str(own), "--against", "none", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["vocab_size"] == {"ours": 280}
+    rows = {row["text"]: row for row in found["texts"]}
+    assert set(rows) == {"english", "code", "cjk", "maths", "own.txt"}
+    assert rows["own.txt"]["tokens"]["ours"] == len(tokenizer.encode(own.read_text()))
+    assert rows["own.txt"]["bytes_per_token"]["ours"] == pytest.approx(460 / len(tokenizer.encode(own.read_text())))
+    table = cli("tok", "eval", "--against", "none").stdout
+    assert "ours (280)" in table and "cjk" in table
+
+
+def test_eval_without_a_network(
+    cli: Cli, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "empty"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    done = cli("tok", "eval", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "gpt2 is left out" in done.stderr and "cl100k_base is left out" in done.stderr
+    assert list(json.loads(done.stdout)["vocab_size"]) == ["ours"]
+
+
+def test_eval_against_what_nobody_knows(cli: Cli, tokenizer: Tokenizer) -> None:
+    done = cli("tok", "eval", "--against", "gpt9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: tiktoken knows no encoding gpt9\nhint: choose among: gpt2")
+
+
+def test_train_with_an_expression_of_ones_own(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three\n" * 40)
+    (tmp_path / "split.txt").write_text("[a-z]+|[^a-z]+\n")
+    argv = ["tok", "train", "--vocab", "270", "--input", str(tmp_path / "text.txt"), "--name", "own", "--pattern"]
+    done = cli(*argv, str(tmp_path / "split.txt"))
+    assert done.returncode == 0, done.stderr
+    assert "slow path" in done.stderr
+    assert Tokenizer.load(paths.tokenizer_dir("own")).pieces("one two.") == ["one", " ", "two", "."]
+    (tmp_path / "split.txt").write_text("[a-z]*")
+    done = cli(*argv, str(tmp_path / "split.txt"), "--force")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a split pattern that can match the empty string: '[a-z]*'\nhint: ")
+
+
+def test_nothing_to_resume(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("one two three\n" * 40)
+    done = cli("tok", "train", "--vocab", "270", "--input", str(tmp_path / "text.txt"), "--name", "own", "--resume")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: no interrupted training to go on with\nhint: begin it without --resume\n"

@@ -77,7 +77,7 @@ def test_the_tokenizer_gets_every_option_of_its_stage(tmp_path: Path, monkeypatc
     monkeypatch.setattr(vocabulary, "train", lambda plan, log: {})
     chosen = pipeline.select(recipe(tmp_path), last="tok")
     pipeline.run(chosen, lambda _: None)
-    assert given == {"name": "own", "vocab": 300, "pattern": None, "max_chars": 1000, "doc_cap": 50}
+    assert {"name": "own", "vocab": 300, "pattern": None, "max_chars": 1000, "doc_cap": 50}.items() <= given.items()
 
 
 def test_a_report_older_than_an_evaluation_is_made_again() -> None:

@@ -116,16 +116,24 @@ class Corpus:
                 ) from problem
             yield texts
 
-    def arrays(self, split: Split) -> Iterator[Array]:
+    def arrays(self, split: Split, skip: int = 0) -> Iterator[Array]:
         """Yield the documents of a split in order as Arrow arrays of text, which native code reads without a copy.
 
-        Raises DamagedArtifact naming the shard that cannot be read.
+        The first `skip` documents are left out, and mostly not even read. Raises DamagedArtifact naming the shard that
+        cannot be read.
         """
         for shard in self.shards_of(split):
+            if skip >= shard.rows:
+                skip -= shard.rows
+                continue
             rows = 0
-            for count, column in _row_groups(self.dir / shard.name):
+            for count, column in _row_groups(self.dir / shard.name, lambda size: skip < size):  # noqa: B023 (called at once)
                 rows += count
-                yield from column.chunks if column is not None else ()
+                for chunk in column.chunks if column is not None else ():
+                    yield chunk[min(skip, len(chunk)) :] if skip else chunk
+                    skip = max(0, skip - len(chunk))
+                if column is None:
+                    skip -= count
             if rows != shard.rows:
                 raise DamagedArtifact(
                     f"damaged shard, {rows} documents instead of {shard.rows}: {self.dir / shard.name}"

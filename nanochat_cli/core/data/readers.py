@@ -93,25 +93,68 @@ def _no_column(path: Path, field: str, columns: list[str]) -> DataError:
     return DataError(f"no column {field}: {path} (columns there: {', '.join(columns[:20]) or 'none'})", hint=hint)
 
 
+def is_parquet(path: Path) -> bool:
+    """True if a file's name says that it is parquet."""
+    return kind_of(path) in PARQUET
+
+
 def _parquet(path: Path, field: str) -> Iterator[Document]:
     import pyarrow as pa
-    from pyarrow import parquet
+
+    row = 0
+    for batch in parquet_arrays(path, field):
+        for raw in batch.cast(pa.large_binary()).to_pylist():
+            row += 1
+            yield row, _decode(raw or b"", path, row)
+
+
+def parquet_arrays(path: Path, field: str) -> Iterator[Any]:
+    """Yield the texts of a parquet file as Arrow arrays, in order; whether they are UTF-8 is for the reader to see.
+
+    Raises DataError for a file that cannot be read, without that column, or where it holds no text.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet, types
 
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             if field not in schema.names:
                 raise _no_column(path, field, _texts_first(schema))
-            if not _is_text(schema.field(field).type):
-                raise DataError(f"column {field} is not text: {path} ({schema.field(field).type})")
-            row = 0
+            kind = schema.field(field).type
+            if not _is_text(kind):
+                raise DataError(f"column {field} is not text: {path} ({kind})")
             for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for raw in batch.column(0).cast(pa.large_binary()).to_pylist():
-                    row += 1
-                    yield row, _decode(raw or b"", path, row)
+                column = batch.column(0)
+                if types.is_binary(kind) or types.is_large_binary(kind):  # the same bytes under another name
+                    text = pa.string() if types.is_binary(kind) else pa.large_string()
+                    column = pa.Array.from_buffers(
+                        text, len(column), column.buffers(), column.null_count, column.offset
+                    )
+                yield column
     except (pa.ArrowException, OSError) as problem:
         reason = str(problem).splitlines()[0]
         raise DataError(f"cannot read as parquet: {path} ({reason})") from problem
+
+
+def parquet_rows(path: Path) -> int:
+    """Number of rows in a parquet file."""
+    from pyarrow import parquet
+
+    return parquet.read_metadata(path).num_rows
+
+
+def parquet_place(path: Path, row: int) -> str:
+    """A row of a file, counted from 0, as a person looks for it: file, row group and row, counted from 1."""
+    from pyarrow import parquet
+
+    metadata, before = parquet.read_metadata(path), 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if row < before + rows:
+            return f"{path}, row group {group + 1}, row {row - before + 1} (row {row + 1} of the file)"
+        before += rows
+    return f"{path}, row {row + 1}"
 
 
 def _is_text(kind: Any) -> bool:

@@ -70,7 +70,7 @@ class TokenFileWriter:
 
     def add(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
         """Append documents: their tokens one after another, and the length of each."""
-        self._file.write(tokens.astype(self._dtype).tobytes())
+        self._file.write(np.ascontiguousarray(tokens, self._dtype).data)
         self._lengths.append(lengths.astype(np.int64))
         self.num_tokens += len(tokens)
         self.num_docs += len(lengths)

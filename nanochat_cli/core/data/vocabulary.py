@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_cli.core import paths
+from nanochat_cli.core import machine, paths
 from nanochat_cli.core.data import corpus as corpora
 from nanochat_cli.core.data import importer, readers
 from nanochat_cli.core.data.ahead import read_ahead
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
+from nanochat_cli.core.settings import TokSection
 from nanochat_cli.core.tokenizer import patterns
+from nanochat_cli.core.tokenizer.patterns import Pattern
 from nanochat_cli.core.tokenizer.tokenizer import INFO_FILE, Tokenizer, check_vocab_size
-from nanochat_cli.core.tokenizer.training import Batch, Limits, in_batches
+from nanochat_cli.core.tokenizer.training import BadText, Batch, Limits, Options, behind, in_batches
+from nanochat_cli.core.tokenizer.unfinished import Unfinished
+from nanochat_cli.core.units import parse_size
 
 _SMALLEST, _LARGEST = 512, 65_536
 _BYTES_PER_TOKEN = 1_000
 _HELD_OUT_CHARS = 4_000_000
+_TEXT_FIELD = "text"
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,10 @@ class Plan:
     corpora: tuple[Corpus, ...]
     files: tuple[Path, ...]
     vocab_size: int
-    pattern: str
+    pattern: Pattern
     text_bytes: int
     """Size of the training text; for files an estimate from their size on disk."""
-    max_chars: int | None = None
-    doc_cap: int | None = None
+    options: Options
 
     def facts(self) -> dict[str, Any]:
         """What a dry run shows."""
@@ -46,10 +51,35 @@ class Plan:
             "corpora": [corpus.name for corpus in self.corpora],
             "files": [str(path) for path in self.files],
             "vocab_size": self.vocab_size,
-            "pattern": self.pattern,
+            "pattern": self.pattern.name,
             "text_bytes": self.text_bytes,
+            "threads": self.options.threads,
             "dir": str(self.folder),
         }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the outcome: an interrupted training goes on only if none of it has changed."""
+        limits = self.options.limits
+        return {
+            "corpora": [corpus.fingerprint for corpus in self.corpora],
+            "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in self.files],
+            "vocab_size": self.vocab_size,
+            "pattern": self.pattern.regex,
+            "doc_cap": limits.doc_cap,
+            "max_chars": limits.max_chars,
+            "min_piece_count": self.options.min_piece_count,
+        }
+
+    def unfinished(self) -> Unfinished:
+        """Where an interrupted training of this tokenizer waits."""
+        return Unfinished(self.folder.with_name(f".{self.name}.unfinished"), self.identity)
+
+
+def plan_of(section: TokSection, *, force: bool = False) -> Plan:
+    """The plan that a command's options ask for; errors as those of `make_plan`."""
+    asked = dataclasses.asdict(section)
+    return make_plan(asked.pop("input"), **asked, force=force)
 
 
 def make_plan(
@@ -60,6 +90,10 @@ def make_plan(
     pattern: str | None = None,
     max_chars: int | None = None,
     doc_cap: int | None = None,
+    threads: int | None = None,
+    max_memory: str | None = None,
+    min_piece_count: int = 1,
+    allow_smaller: bool = False,
     force: bool = False,
 ) -> Plan:
     """Settle name, sources, vocabulary size and pattern; None means automatic, and no input the newest corpus.
@@ -72,7 +106,7 @@ def make_plan(
     found, files = _sources(list(inputs))
     text_bytes = sum(corpus.text_bytes("train") for corpus in found) + sum(path.stat().st_size for path in files)
     vocab_size = vocab if vocab is not None else automatic_vocab_size(text_bytes)
-    chosen = patterns.find(pattern if pattern is not None else patterns.automatic(vocab_size)).name
+    chosen = patterns.find(pattern if pattern is not None else patterns.automatic(vocab_size))
     called = paths.check_name("tokenizer", name if name is not None else _name_of(found, files))
     folder = paths.tokenizer_dir(called)
     if (folder / INFO_FILE).is_file() and not force:
@@ -80,36 +114,72 @@ def make_plan(
             f"there is a tokenizer of this name already: {called}",
             hint="use another --name, or replace it with --force",
         )
-    return Plan(called, folder, found, files, vocab_size, chosen, text_bytes, max_chars, doc_cap)
-
-
-def train(plan: Plan, *, threads: int | None = None, log: Log = NULL) -> dict[str, Any]:
-    """Train and save the tokenizer of a plan; returns its facts, with bytes per token on training and held-out text."""
-    began = time.monotonic()
-    tokenizer = Tokenizer.train_on_batches(
-        read_ahead(_batches(plan)),
-        plan.vocab_size,
-        pattern=plan.pattern,
-        threads=threads,
-        limits=Limits(doc_cap=plan.doc_cap, max_chars=plan.max_chars),
-        log=log,
+    options = Options(
+        threads=threads or machine.usable_cores(),
+        limits=Limits(doc_cap=doc_cap, max_chars=max_chars),
+        max_memory=parse_size(max_memory, "--max-memory") if max_memory is not None else None,
+        min_piece_count=min_piece_count,
+        allow_smaller=allow_smaller,
+        text_bytes=text_bytes if not files and max_chars is None and doc_cap is None else None,
     )
+    return Plan(called, folder, found, files, vocab_size, chosen, text_bytes, options)
+
+
+def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any]:
+    """Train and save the tokenizer of a plan; returns its facts, with bytes per token on training and held-out text.
+
+    `resume` goes on with an interrupted training of the same plan. Raises MissingArtifact if there is none, else as
+    `learn_tokens`.
+    """
+    began = time.monotonic()
+    saved = plan.unfinished()
+    _take_up(saved, resume, log)
+    try:
+        tokenizer = Tokenizer.train_on_batches(
+            lambda rows: read_ahead(_batches(plan, rows)),
+            plan.vocab_size,
+            pattern=plan.pattern,
+            options=plan.options,
+            saved=saved,
+            log=log,
+        )
+    except KeyboardInterrupt:
+        if saved.exists:
+            log.note("saved what was done; to go on, repeat the command with --resume")
+        raise
+    except BadText as problem:
+        raise DataError(f"invalid UTF-8: {_where(plan, problem.row)}") from None
     tokenizer.save(plan.folder, replace=True)
+    saved.clear()
     facts = tokenizer.training
-    held_out = list(_first(_held_out(plan), _HELD_OUT_CHARS))
     return {
         "tokenizer": plan.name,
         "vocab_size": tokenizer.vocab_size,
-        "pattern": plan.pattern,
+        "pattern": plan.pattern.name,
         "documents": facts["documents"],
         "text_bytes": facts["bytes"],
+        "distinct_pieces": facts["distinct_pieces"],
         "tokens": facts["tokens"],
         "bytes_per_token": facts["bytes"] / facts["tokens"],
-        "held_out_bytes_per_token": bytes_per_token(tokenizer, held_out),
+        "held_out_bytes_per_token": bytes_per_token(
+            tokenizer, [text for corpus in plan.corpora for text in held_out(corpus)]
+        ),
         "seconds": round(time.monotonic() - began, 2),
         "hash": tokenizer.hash,
         "dir": str(plan.folder),
     }
+
+
+def _take_up(saved: Unfinished, resume: bool, log: Log) -> None:
+    if resume:
+        if not saved.load():
+            raise MissingArtifact("no interrupted training to go on with", hint="begin it without --resume")
+        done = "all text counted" if saved.counted else f"{saved.bytes / 1e6:,.0f} MB counted"
+        log.note(f"goes on with {done}" + (f" and {len(saved.merges):,} merges" if saved.merges else ""))
+    else:
+        if saved.exists:
+            log.note("begins anew: what an interrupted training had saved is dropped (--resume goes on with it)")
+        saved.clear()
 
 
 def bytes_per_token(tokenizer: Tokenizer, texts: list[str]) -> float | None:
@@ -143,17 +213,44 @@ def _name_of(found: tuple[Corpus, ...], files: tuple[Path, ...]) -> str:
     raise ConfigError("a tokenizer that is not trained on a single corpus needs a name", hint="add --name NAME")
 
 
-def _batches(plan: Plan) -> Iterator[Batch]:
-    """The training text: corpora as Arrow arrays, then files as lists."""
+def _batches(plan: Plan, rows: int) -> Iterator[Batch]:
+    """The training text behind the first `rows` documents: corpora as Arrow arrays, then files."""
     for corpus in plan.corpora:
-        yield from corpus.arrays("train")
-    yield from in_batches(text for path in plan.files for _, text in readers.read(path, "text", "auto"))
+        there = corpus.num_documents("train")
+        if rows < there:
+            yield from corpus.arrays("train", skip=rows)
+        rows = max(0, rows - there)
+    yield from behind(_file_batches(plan.files), rows)
 
 
-def _held_out(plan: Plan) -> Iterator[str]:
+def _file_batches(files: Iterable[Path]) -> Iterator[Batch]:
+    for path in files:
+        if readers.is_parquet(path):
+            yield from readers.parquet_arrays(path, _TEXT_FIELD)
+        else:
+            yield from in_batches(text for _, text in readers.read(path, _TEXT_FIELD, "auto"))
+
+
+def _where(plan: Plan, row: int) -> str:
+    """The file, row group and row of a document of the training text, by its number from 0."""
     for corpus in plan.corpora:
-        for group in corpus.documents("val"):
-            yield from group
+        for shard in corpus.shards_of("train"):
+            if row < shard.rows:
+                return readers.parquet_place(corpus.dir / shard.name, row)
+            row -= shard.rows
+    for path in plan.files:
+        if not readers.is_parquet(path):  # their readers have refused such text, with its line
+            row -= sum(1 for _ in readers.read(path, _TEXT_FIELD, "auto"))
+        elif row < (there := readers.parquet_rows(path)):
+            return readers.parquet_place(path, row)
+        else:
+            row -= there
+    return f"document {row}"
+
+
+def held_out(corpus: Corpus) -> list[str]:
+    """Validation text of a corpus, about four million characters at most."""
+    return list(_first((text for group in corpus.documents("val") for text in group), _HELD_OUT_CHARS))
 
 
 def _first(texts: Iterator[str], max_chars: int) -> Iterator[str]:

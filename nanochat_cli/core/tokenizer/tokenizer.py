@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
@@ -18,21 +19,22 @@ from typing import Any
 
 import numpy as np
 
-from nanochat_cli import _bpe
 from nanochat_cli.core import files, machine
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer import patterns
-from nanochat_cli.core.tokenizer.patterns import Pattern
+from nanochat_cli.core.tokenizer.patterns import Encoding, Pattern
 from nanochat_cli.core.tokenizer.training import (
-    NO_LIMITS,
     NUM_BYTES,
     ArrowArray,
     Batch,
-    Limits,
+    Options,
+    Source,
+    behind,
     in_batches,
     learn_tokens,
 )
+from nanochat_cli.core.tokenizer.unfinished import Unfinished
 
 SPECIALS = (
     "bos",
@@ -47,6 +49,8 @@ SPECIALS = (
 )
 MIN_VOCAB_SIZE = NUM_BYTES + len(SPECIALS)
 DEFAULT_PATTERN = "nanochat"
+NARROW = 1 << 16
+"""Vocabularies up to this size have ids of two bytes."""
 FORMAT = 1
 INFO_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
 
@@ -60,11 +64,18 @@ class Tokenizer:
         self.training = dict(training or {})
         """Facts about the training text: documents, bytes, distinct pieces, tokens. Not part of the hash."""
         self._ordinary = list(tokens)
-        self._encoder = _bpe.Encoder(self._ordinary, pattern.max_digits)
+        self._pieces_encoder, encoder = pattern.encoder(self._ordinary)
+        self._encoder: Encoding = encoder
         self._special_ids = {name: len(self._ordinary) + i for i, name in enumerate(SPECIALS)}
         self._bytes = [*self._ordinary, *(f"<|{name}|>".encode() for name in SPECIALS)]
         self.hash = _identity(self._ordinary, pattern)
         """SHA-256 in hex over pattern, learned tokens and specials: equal hashes mean equal ids for every text."""
+
+    def encoded_by(self, encoding: Encoding) -> Tokenizer:
+        """The same tokenizer with something else doing the encoding, which must give the same ids."""
+        other = copy.copy(self)
+        other._encoder = encoding
+        return other
 
     # ---- training and files ----
 
@@ -88,25 +99,26 @@ class Tokenizer:
     @classmethod
     def train_on_batches(
         cls,
-        batches: Iterable[Batch],
+        batches: Iterable[Batch] | Source,
         vocab_size: int,
         *,
-        pattern: str = DEFAULT_PATTERN,
+        pattern: str | Pattern = DEFAULT_PATTERN,
         threads: int | None = None,
-        limits: Limits = NO_LIMITS,
+        options: Options | None = None,
+        saved: Unfinished | None = None,
         log: Log = NULL,
     ) -> Tokenizer:
-        """The same from lists of texts or Arrow arrays, which are read without a copy, and up to some limits."""
+        """The same from lists of texts or Arrow arrays, which are read without a copy.
+
+        `options` say more than `threads`. With `saved` an interrupted training goes on where it was; `batches` is then
+        best a function that gives the documents behind the first n.
+        """
         check_vocab_size(vocab_size)
-        chosen = patterns.find(pattern)
-        tokens, facts = learn_tokens(
-            batches,
-            vocab_size - len(SPECIALS),
-            pattern=chosen,
-            threads=threads or machine.usable_cores(),
-            log=log,
-            limits=limits,
-        )
+        chosen = patterns.find(pattern) if isinstance(pattern, str) else pattern
+        options = options or Options(threads or machine.usable_cores())
+        saved = saved or Unfinished()
+        source: Source = batches if callable(batches) else lambda rows: behind(batches, rows)
+        tokens, facts = learn_tokens(source, vocab_size - len(SPECIALS), chosen, options, saved, log)
         return cls(tokens, chosen, facts)
 
     def save(self, folder: Path, *, replace: bool = False) -> None:
@@ -142,7 +154,7 @@ class Tokenizer:
         try:
             if info["format"] != FORMAT:
                 raise ConfigError(f"tokenizer format {info['format']} is not known to this version: {folder}")
-            pattern = patterns.find(info["pattern"]["name"])
+            pattern = patterns.from_info(info["pattern"])
             tokenizer = cls(_read_ranks(folder / RANKS_FILE, info["ranks_sha256"]), pattern, info.get("training"))
         except (KeyError, TypeError, ValueError) as problem:
             raise DamagedArtifact(f"the tokenizer is damaged: {folder}: {problem}") from problem
@@ -154,12 +166,7 @@ class Tokenizer:
         return {
             "format": FORMAT,
             "vocab_size": self.vocab_size,
-            "pattern": {
-                "name": self.pattern.name,
-                "max_digits": self.pattern.max_digits,
-                "regex": self.pattern.regex,
-                "unicode": _bpe.UNICODE_VERSION,
-            },
+            "pattern": self.pattern.info(),
             "special_tokens": {f"<|{name}|>": id for name, id in self._special_ids.items()},
             "ranks": RANKS_FILE,
             "ranks_sha256": ranks_sha256,
@@ -192,7 +199,7 @@ class Tokenizer:
 
     def merges(self) -> list[tuple[int, int]]:
         """The two tokens that each learned token joins, in the order of learning; the single bytes join none."""
-        return self._encoder.merges()
+        return self._pieces_encoder.merges()
 
     def is_special(self, id: int) -> bool:
         """True for the ids of special tokens."""
@@ -210,24 +217,30 @@ class Tokenizer:
     def encode_batch(
         self, texts: list[str] | ArrowArray, threads: int | None = None, bos: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts end to end (uint32), and where each text starts and the last one ends (int64).
+        """Ids of all texts end to end, and where each text starts and the last one ends (int64).
 
+        Ids are uint16, or uint32 for a vocabulary beyond 65,536.
         With `bos`, each text starts with the bos token. Of an Arrow array the nulls are left out. Raises DataError
         naming the text that UTF-8 cannot hold.
         """
         encode = self._encoder.encode_batch if isinstance(texts, list) else self._encoder.encode_arrow
         try:
-            flat, lengths = encode(texts, threads or machine.usable_cores(), self.bos_id if bos else None)  # type: ignore[arg-type]
+            flat, lengths = encode(
+                texts,  # type: ignore[arg-type]
+                threads or machine.usable_cores(),
+                self.bos_id if bos else None,
+                self.vocab_size <= NARROW,
+            )
         except ValueError as problem:
             raise DataError(f"text that UTF-8 cannot hold: {problem}") from None
         counts = np.frombuffer(lengths, dtype=np.uint64)
         offsets = np.zeros(len(counts) + 1, dtype=np.int64)
         np.cumsum(counts, out=offsets[1:], dtype=np.int64)
-        return np.frombuffer(flat, dtype=np.uint32), offsets
+        return np.frombuffer(flat, dtype=np.uint16 if self.vocab_size <= NARROW else np.uint32), offsets
 
     def pieces(self, text: str) -> list[str]:
         """`text` as the split pattern cuts it, before any merging."""
-        return _bpe.split(text, self.pattern.max_digits)
+        return self.pattern.split(text)
 
     # ---- ids to text ----
 
@@ -285,7 +298,7 @@ def _read_ranks(path: Path, sha256: str) -> list[bytes]:
 
 
 def _identity(tokens: Sequence[bytes], pattern: Pattern) -> str:
-    digest = hashlib.sha256(f"{pattern.regex}\n{' '.join(SPECIALS)}\n{_bpe.UNICODE_VERSION}\n".encode())
+    digest = hashlib.sha256(f"{pattern.regex}\n{' '.join(SPECIALS)}\n{pattern.unicode}\n".encode())
     digest.update(ranks_text(tokens))
     return digest.hexdigest()
 

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nanochat_cli import _bpe
-from nanochat_cli.core.errors import ConfigError, DataError
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError
 from nanochat_cli.core.events import Log
-from nanochat_cli.core.tokenizer.patterns import Pattern
+from nanochat_cli.core.tokenizer.patterns import Counting, Pattern
+from nanochat_cli.core.tokenizer.unfinished import Unfinished
 
 NUM_BYTES = 256
 _BATCH_CHARACTERS = 1 << 22
-# Native calls are kept this short, so that Ctrl-C and the progress line never wait long.
+# Native calls are kept short, so that Ctrl-C and the progress line never wait long: this much time, or text.
 _STEP_MS = 50
+_SLICE_BYTES = 1 << 24
+_PARTITIONS = 64  # of a file of counts: rust/bpe/src/spill.rs
+_WORTH_SAVING_S = 2.0
 
 
 class ArrowArray(Protocol):
-    """An Arrow array of text (utf8 or large_utf8), such as a pyarrow.Array; it is read where it lies."""
+    """An Arrow array of text (utf8, large_utf8, utf8_view), such as a pyarrow.Array; it is read where it lies."""
 
     def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+    def __len__(self) -> int: ...
 
 
 Batch = list[str] | ArrowArray
 """Some documents."""
+Source = Callable[[int], Iterable[Batch]]
+"""The documents behind the first n."""
+
+
+class BadText(DataError):
+    """A document that is no UTF-8."""
+
+    def __init__(self, message: str, row: int) -> None:
+        super().__init__(message)
+        self.row = row
+        """Its number in the whole text, from 0, nulls included."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +53,48 @@ class Limits:
     max_chars: int | None = None
 
 
-NO_LIMITS = Limits()
+@dataclass(frozen=True)
+class Options:
+    """How a training goes about its work. None of it changes the tokens, but for the two that say so."""
+
+    threads: int
+    limits: Limits = Limits()
+    max_memory: int | None = None
+    """Bytes that counts and merges may take, beside the interpreter and the text that is being read."""
+    min_piece_count: int = 1
+    """Pieces that occur less often are left out before merging: the tokens are then no longer exact."""
+    allow_smaller: bool = False
+    """Accept fewer tokens than asked for where the text supports no more."""
+    text_bytes: int | None = None
+    """Size of the text, if known: for the progress line."""
 
 
 def learn_tokens(
-    batches: Iterable[Batch],
-    num_tokens: int,
-    *,
-    pattern: Pattern,
-    threads: int,
-    log: Log,
-    limits: Limits = NO_LIMITS,
+    source: Source, num_tokens: int, pattern: Pattern, options: Options, saved: Unfinished, log: Log
 ) -> tuple[list[bytes], dict[str, Any]]:
     """The bytes of `num_tokens` tokens in the order of their ids, and facts about the training text.
 
-    The first 256 are the single bytes. The outcome depends on the texts alone: neither on their order nor on `threads`
-    (a limit on all characters makes the order matter). Raises ConfigError if the text supports fewer tokens, DataError
-    for text that UTF-8 cannot hold.
+    The first 256 are the single bytes. The outcome depends on the texts alone: neither on their order nor on threads,
+    memory or interruptions (a limit on all characters makes the order matter). Raises ConfigError if the text supports
+    fewer tokens or the memory is too small, DataError for text that UTF-8 cannot hold.
     """
-    counter = _count(batches, pattern, threads, limits, log)
-    facts: dict[str, Any] = {"documents": counter.documents, "bytes": counter.bytes}
-    if not counter.bytes:
+    if not pattern.is_native:
+        log.note("this split pattern takes the slow path: a general regular expression, a few MB of text per second")
+    with saved:
+        pieces = _count(source, pattern, options, saved, log)
+    facts: dict[str, Any] = {"documents": saved.documents, "bytes": saved.bytes}
+    if not saved.bytes:
         raise DataError("no text to train a tokenizer on", hint="nanochat data list shows what a corpus holds")
-    trainer = counter.trainer(num_tokens)
-    done = False
-    while not done:
-        done = trainer.step(_STEP_MS)
-        log.progress("merging pairs", trainer.num_tokens - NUM_BYTES, num_tokens - NUM_BYTES, "merges")
-    if trainer.num_tokens < num_tokens:
+    if options.max_memory is not None:
+        _check_memory(pieces, num_tokens, options.max_memory)
+    facts["distinct_pieces"] = len(pieces)
+    if options.min_piece_count > 1:
+        facts["min_piece_count"] = options.min_piece_count
+    trainer = _bpe.Trainer(pieces, num_tokens)
+    del pieces
+    _merge(trainer, num_tokens, saved, log)
+    if trainer.num_tokens < num_tokens and not options.allow_smaller:
         _refuse(num_tokens, trainer.num_tokens)
-    facts["distinct_pieces"] = trainer.pieces
     facts["tokens"] = trainer.encoded_length()
     return trainer.tokens(), facts
 
@@ -73,29 +103,103 @@ def _refuse(asked: int, reached: int) -> None:
     from nanochat_cli.core.tokenizer.tokenizer import SPECIALS
 
     largest = reached + len(SPECIALS)
-    raise ConfigError(
+    raise DataError(
         f"vocabulary larger than the text supports: {asked + len(SPECIALS)} asked, {largest} reached",
-        hint=f"use --vocab {largest} or less, or train on more text",
+        hint=f"use --vocab {largest} or less, train on more text, or accept what there is: --allow-smaller",
     )
 
 
-def _count(batches: Iterable[Batch], pattern: Pattern, threads: int, limits: Limits, log: Log) -> _bpe.Counter:
-    counter = _bpe.Counter(pattern.max_digits, threads)
-    left = limits.max_chars
-    for batch in batches:
+def _check_memory(pieces: _bpe.Pieces, num_tokens: int, limit: int) -> None:
+    needed = pieces.merge_memory(num_tokens)
+    size = _megabytes(needed)
+    if needed > limit:
+        raise ConfigError(
+            f"merging {len(pieces):,} distinct pieces needs about {size} of memory, {_megabytes(limit)} allowed",
+            hint=f"use --max-memory {size.replace(' ', '')}, or leave out rare pieces: --min-piece-count 2",
+        )
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{-(-num_bytes // 10**6)} MB"
+
+
+# ---- merging ----
+
+
+def _merge(trainer: _bpe.Trainer, num_tokens: int, saved: Unfinished, log: Log) -> None:
+    trainer.follow(saved.merges)
+    done = False
+    try:
+        while not done:
+            try:
+                done = trainer.step(_STEP_MS)
+            except ValueError as problem:
+                raise _damaged(problem) from None
+            log.progress("merging pairs", trainer.num_tokens - NUM_BYTES, num_tokens - NUM_BYTES, "merges")
+            if saved.due():
+                saved.save_merges(trainer.merges())
+    except KeyboardInterrupt:
+        saved.save_merges(trainer.merges())
+        raise
+
+
+def _damaged(problem: Exception) -> DamagedArtifact:
+    return DamagedArtifact(f"the interrupted training is damaged: {problem}", hint="begin anew without --resume")
+
+
+# ---- counting ----
+
+
+def _count(source: Source, pattern: Pattern, options: Options, saved: Unfinished, log: Log) -> _bpe.Pieces:
+    began = time.monotonic()
+    if not saved.counted:
+        counter = pattern.counter(options.threads)
+        _count_text(source, counter, options, saved, log)
+        if not saved.counts and time.monotonic() - began < _WORTH_SAVING_S:
+            return counter.finish(
+                options.min_piece_count
+            )  # nothing went to the disk, and nothing needs to: it is counted again as quickly
+        saved.spill(counter)
+        del counter
+        saved.finish_counting()
+    pieces = _bpe.Pieces()
+    for partition in range(_PARTITIONS):
         try:
-            chars = _feed(counter, batch, limits.doc_cap, left)
+            pieces.gather(saved.counts, partition, options.min_piece_count)
+        except OSError as problem:
+            raise _damaged(problem) from None
+        log.progress("putting counts together", partition + 1, _PARTITIONS, "parts")
+    return pieces
+
+
+def _count_text(source: Source, counter: Counting, options: Options, saved: Unfinished, log: Log) -> None:
+    earlier_documents, earlier_bytes = saved.documents, saved.bytes
+    max_chars, total = options.limits.max_chars, options.text_bytes
+    share = None if options.max_memory is None else options.max_memory // 4  # a table that grows is copied
+    for batch in _sliced(source(saved.rows), _SLICE_BYTES if share is None else min(_SLICE_BYTES, share // 8)):
+        left = None if max_chars is None else max_chars - saved.chars
+        if left is not None and left < 0:  # the document that carries the sum beyond the limit is still read
+            break
+        try:
+            saved.chars += _feed(counter, batch, options.limits.doc_cap, left)
         except ValueError as problem:
-            raise DataError(f"text that UTF-8 cannot hold, after document {counter.documents}: {problem}") from None
-        log.progress("counting pieces", counter.bytes / 1e6, None, "MB")
-        if left is not None:
-            left -= chars
-            if left < 0:  # the document that carries the sum beyond the limit is still read
-                break
-    return counter
+            raise _bad_text(problem, saved.rows) from None
+        saved.rows += len(batch)
+        saved.documents = earlier_documents + counter.documents
+        saved.bytes = earlier_bytes + counter.bytes
+        detail = f"{counter.distinct:,} distinct pieces"
+        log.progress("counting pieces", saved.bytes / 1e6, total / 1e6 if total else None, "MB", detail)
+        if saved.due() or (share is not None and counter.memory > share):
+            saved.spill(counter)
 
 
-def _feed(counter: _bpe.Counter, batch: Batch, doc_cap: int | None, left: int | None) -> int:
+def _bad_text(problem: ValueError, rows: int) -> DataError:
+    found = re.search(r"invalid UTF-8 in row (\d+)", str(problem))
+    text = f"text that UTF-8 cannot hold, after document {rows}: {problem}"
+    return BadText(text, rows + int(found[1])) if found else DataError(text)
+
+
+def _feed(counter: Counting, batch: Batch, doc_cap: int | None, left: int | None) -> int:
     """Count a batch and return its characters, those beyond the limits left out."""
     if not isinstance(batch, list):
         return counter.feed_arrow(batch, doc_cap, left)
@@ -107,6 +211,18 @@ def _feed(counter: _bpe.Counter, batch: Batch, doc_cap: int | None, left: int | 
             break
     counter.feed(texts)
     return chars
+
+
+def _sliced(batches: Iterable[Batch], limit: int) -> Iterator[Batch]:
+    """The batches, large ones in slices of about `limit` bytes."""
+    for batch in batches:
+        size = sum(map(len, batch)) if isinstance(batch, list) else getattr(batch, "nbytes", 0)
+        rows = max(1, len(batch) * limit // max(size, 1))
+        if rows >= len(batch):
+            yield batch
+            continue
+        for start in range(0, len(batch), rows):
+            yield batch[start : start + rows]  # type: ignore[index]  # Arrow arrays are sliced like lists
 
 
 def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -121,3 +237,13 @@ def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def behind(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    """The batches without their first `rows` documents."""
+    for batch in batches:
+        if rows >= len(batch):
+            rows -= len(batch)
+            continue
+        yield batch[rows:] if rows else batch  # type: ignore[index]
+        rows = 0

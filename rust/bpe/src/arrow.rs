@@ -38,7 +38,7 @@ pub struct Array {
 /// What is wrong with an array of texts.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Neither `utf8` nor `large_utf8`; the Arrow format string.
+    /// Neither `utf8`, `large_utf8` nor `utf8_view`; the Arrow format string.
     Type(String),
     /// The row whose bytes are no UTF-8.
     Utf8(usize),
@@ -60,6 +60,8 @@ pub unsafe fn texts<'a>(schema: *const Schema, array: *const Array) -> Result<Ve
         b"u" => unsafe { rows::<i32>(array) },
         // SAFETY: offsets of large_utf8 are i64.
         b"U" => unsafe { rows::<i64>(array) },
+        // SAFETY: it is an array of views.
+        b"vu" => unsafe { viewed_rows(array) },
         other => Err(Fault::Type(String::from_utf8_lossy(other).into_owned())),
     }
 }
@@ -90,18 +92,72 @@ unsafe fn rows<'a, O: Copy + TryInto<usize>>(array: &Array) -> Result<Vec<&'a st
         if bytes.is_null() { &[] } else { unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), end) } };
     let mut found = Vec::with_capacity(length);
     for row in 0..length {
-        if !validity.is_null() {
-            let bit = offset + row;
-            // SAFETY: the bitmap has a bit for every row, those that a slice skips included.
-            let byte = unsafe { *validity.cast::<u8>().add(bit / 8) };
-            if byte >> (bit % 8) & 1 == 0 {
-                continue;
-            }
+        // SAFETY: the bitmap has a bit for every row, those that a slice skips included.
+        if !validity.is_null() && !unsafe { is_set(validity.cast(), offset + row) } {
+            continue;
         }
         let text = bytes.get(place(row)?..place(row + 1)?).ok_or(Fault::Layout)?;
         found.push(std::str::from_utf8(text).map_err(|_| Fault::Utf8(row))?);
     }
     Ok(found)
+}
+
+/// # Safety
+/// As [`texts`], and the array is one of views: 16 bytes each, the text itself or where it is in one of many buffers.
+unsafe fn viewed_rows<'a>(array: &Array) -> Result<Vec<&'a str>, Fault> {
+    const INLINE: usize = 12;
+    let number = |bytes: &[u8]| i32::from_ne_bytes(bytes.try_into().expect("four bytes"));
+    let (Ok(length), Ok(offset), Ok(buffers)) =
+        (usize::try_from(array.length), usize::try_from(array.offset), usize::try_from(array.num_buffers))
+    else {
+        return Err(Fault::Layout);
+    };
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    if buffers < 3 || array.buffers.is_null() {
+        return Err(Fault::Layout);
+    }
+    // SAFETY: there are as many buffers as the array says: validity, views, texts, and the sizes of the texts.
+    let buffers = unsafe { std::slice::from_raw_parts(array.buffers, buffers) };
+    let (validity, views, many) = (buffers[0], buffers[1], &buffers[2..]);
+    let (&sizes, many) = many.split_last().expect("three buffers at least");
+    if views.is_null() || (sizes.is_null() && !many.is_empty()) {
+        return Err(Fault::Layout);
+    }
+    // SAFETY: there is a view for every row, behind those that a slice skips.
+    let views: &'a [[u8; 16]] = unsafe { std::slice::from_raw_parts(views.cast::<[u8; 16]>().add(offset), length) };
+    let mut found = Vec::with_capacity(length);
+    for (row, view) in views.iter().enumerate() {
+        // SAFETY: the bitmap has a bit for every row, those that a slice skips included.
+        if !validity.is_null() && !unsafe { is_set(validity.cast(), offset + row) } {
+            continue;
+        }
+        let size = usize::try_from(number(&view[..4])).map_err(|_| Fault::Layout)?;
+        let text = if size <= INLINE {
+            &view[4..4 + size]
+        } else {
+            let which = usize::try_from(number(&view[8..12])).map_err(|_| Fault::Layout)?;
+            let start = usize::try_from(number(&view[12..])).map_err(|_| Fault::Layout)?;
+            let &buffer = many.get(which).ok_or(Fault::Layout)?;
+            // SAFETY: there is a size for each of the many buffers.
+            let limit = unsafe { *sizes.cast::<i64>().add(which) };
+            if buffer.is_null() || i64::try_from(start + size).map_err(|_| Fault::Layout)? > limit {
+                return Err(Fault::Layout);
+            }
+            // SAFETY: the text lies inside its buffer.
+            unsafe { std::slice::from_raw_parts(buffer.cast::<u8>().add(start), size) }
+        };
+        found.push(std::str::from_utf8(text).map_err(|_| Fault::Utf8(row))?);
+    }
+    Ok(found)
+}
+
+/// # Safety
+/// The bitmap has that many bits.
+unsafe fn is_set(bitmap: *const u8, bit: usize) -> bool {
+    // SAFETY: the caller promises the byte.
+    unsafe { *bitmap.add(bit / 8) >> (bit % 8) & 1 == 1 }
 }
 
 /// The first `limit` characters of a text, and how many there are in it.
@@ -179,7 +235,7 @@ mod tests {
         // SAFETY: as above.
         unsafe {
             assert_eq!(texts(&schema(c"U"), &array), Err(Fault::Utf8(1)));
-            assert_eq!(texts(&schema(c"vu"), &array), Err(Fault::Type("vu".into())));
+            assert_eq!(texts(&schema(c"z"), &array), Err(Fault::Type("z".into())));
         }
         let backwards = [0i64, 3, 1];
         let (array, _buffers) = super::tests::array(std::ptr::null(), backwards.as_ptr().cast(), b"abc", 2, 0);

@@ -1,11 +1,19 @@
 //! How often each piece occurs in a stream of documents.
 
+use std::io;
+use std::path::{Path, PathBuf};
+
 use crate::hash::{FastMap, fold};
 use crate::simd::prefetch;
-use crate::split::Splitter;
+use crate::spill::{SpillFile, SpilledCounts};
+use crate::split::{Part, Splitter};
 
 /// Pieces of up to this many bytes are packed into one number together with their length.
 pub(crate) const PACKED: usize = 15;
+/// A thread costs more than this many bytes of text.
+pub(crate) const LEAST_SHARE: usize = 1 << 14;
+/// Longer texts are cut, so that no thread waits for another one's long document.
+pub(crate) const LARGEST_PART: usize = 1 << 20;
 const BATCH: usize = 64;
 const LEAST_SLOTS: usize = 1 << 12;
 
@@ -41,11 +49,29 @@ impl Pieces {
         self.bytes.len()
     }
 
+    /// Adds a piece that is not among them yet, if it occurs often enough.
+    fn push_if(&mut self, piece: &[u8], count: i64, min_count: i64) {
+        if count >= min_count {
+            self.push(piece, count);
+        }
+    }
+
     /// Adds a piece that is not among them yet.
     pub fn push(&mut self, piece: &[u8], count: i64) {
         self.bytes.extend_from_slice(piece);
         self.ends.push(self.bytes.len());
         self.counts.push(count);
+    }
+
+    /// Adds a partition of the counts in files that [`Counter::spill`] wrote, so that no more than the result and a share
+    /// of the files is ever in memory. Of the pieces that occur less than `min_count` times none is kept.
+    pub fn gather(&mut self, spilled: &[PathBuf], partition: usize, min_count: i64) -> io::Result<()> {
+        let mut table = Table::new();
+        for path in spilled {
+            SpilledCounts::open(path)?.read(partition, |piece, count| table.add(piece, count))?;
+        }
+        table.for_each(|piece, count| self.push_if(piece, count, min_count));
+        Ok(())
     }
 
     /// Each piece with its count.
@@ -67,9 +93,10 @@ impl Counter {
         let total: usize = texts.iter().map(|text| text.len()).sum();
         self.documents += texts.len() as u64;
         self.bytes += total as u64;
-        let share = total.div_ceil(self.tables.len()).max(1 << 14); // a thread costs more than 16 KB of text
+        let share = total.div_ceil(self.tables.len()).max(LEAST_SHARE);
         let splitter = self.splitter;
-        let mut rest = texts;
+        let parts = splitter.parts(texts, share.min(LARGEST_PART));
+        let mut rest = &parts[..];
         std::thread::scope(|scope| {
             for table in &mut self.tables {
                 let (mine, others) = rest.split_at(leading(rest, share));
@@ -83,6 +110,13 @@ impl Counter {
         });
     }
 
+    /// Adds pieces that were counted elsewhere.
+    pub fn add(&mut self, pieces: &[(&str, i64)]) {
+        for &(piece, count) in pieces {
+            self.tables[0].add(piece.as_bytes(), count);
+        }
+    }
+
     /// Documents fed so far.
     pub fn documents(&self) -> u64 {
         self.documents
@@ -93,33 +127,56 @@ impl Counter {
         self.bytes
     }
 
-    /// Every distinct piece with its count.
-    pub fn finish(self) -> Pieces {
+    /// Pieces in memory, those that several threads found counted once for each.
+    pub fn distinct(&self) -> usize {
+        self.tables.iter().map(Table::len).sum()
+    }
+
+    /// Bytes of memory that the counts take.
+    pub fn memory(&self) -> usize {
+        self.tables.iter().map(Table::memory).sum()
+    }
+
+    /// Writes all counts to a file (see [`crate::spill`]) and forgets them.
+    pub fn spill(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = SpillFile::create(path)?;
+        for table in &self.tables {
+            table.for_each(|piece, count| file.add(piece, count));
+        }
+        file.finish()?;
+        self.tables.iter_mut().for_each(|table| *table = Table::new());
+        Ok(())
+    }
+
+    /// Every distinct piece that occurs `min_count` times or more, with its count.
+    pub fn finish(self, min_count: i64) -> Pieces {
         let mut tables = self.tables.into_iter();
         let mut all = tables.next().unwrap_or_else(Table::new);
         for table in tables {
             all.absorb(table);
         }
-        all.into_pieces()
+        let mut pieces = Pieces::default();
+        all.for_each(|piece, count| pieces.push_if(piece, count, min_count));
+        pieces
     }
 }
 
-/// How many leading texts make up `share` bytes; all of them if they are fewer.
-pub(crate) fn leading(texts: &[&str], share: usize) -> usize {
+/// How many leading parts make up `share` bytes; all of them if they are fewer.
+pub(crate) fn leading(parts: &[Part<'_>], share: usize) -> usize {
     let mut bytes = 0;
-    texts
+    parts
         .iter()
-        .position(|text| {
-            bytes += text.len();
+        .position(|part| {
+            bytes += part.text.len();
             bytes >= share
         })
-        .map_or(texts.len(), |last| last + 1)
+        .map_or(parts.len(), |last| last + 1)
 }
 
-fn count(splitter: Splitter, texts: &[&str], table: &mut Table) {
+fn count(splitter: Splitter, parts: &[Part<'_>], table: &mut Table) {
     let mut keys = [0; BATCH];
     let mut waiting = 0;
-    for text in texts {
+    for Part { text, .. } in parts {
         let bytes = text.as_bytes();
         splitter.for_each(text, |start, end| {
             if end - start > PACKED {
@@ -169,11 +226,14 @@ struct Table {
     slots: Vec<Slot>,
     used: usize,
     long: FastMap<Box<[u8]>, i64>,
+    long_bytes: usize,
 }
+
+const LONG_ENTRY: usize = 25; // a pointer, a length, a count and a byte of the map's own
 
 impl Table {
     fn new() -> Table {
-        Table { slots: vec![Slot::default(); LEAST_SLOTS], used: 0, long: FastMap::default() }
+        Table { slots: vec![Slot::default(); LEAST_SLOTS], used: 0, long: FastMap::default(), long_bytes: 0 }
     }
 
     /// Counts many pieces: first all places are asked for, then all are visited, so that their misses overlap.
@@ -215,6 +275,7 @@ impl Table {
             Some(known) => *known += count,
             None => {
                 self.long.insert(piece.into(), count);
+                self.long_bytes += piece.len() + 16; // with what the allocator keeps
             }
         }
     }
@@ -226,6 +287,17 @@ impl Table {
         for slot in old.into_iter().filter(|slot| slot.key != 0) {
             self.add_at(hash_of(slot.key) as usize, slot.key, slot.count);
         }
+    }
+
+    fn add(&mut self, piece: &[u8], count: i64) {
+        if piece.len() > PACKED {
+            return self.add_long(piece, count);
+        }
+        if (self.used + 1) * 2 > self.slots.len() {
+            self.grow();
+        }
+        let key = packed(piece, 0, piece.len());
+        self.add_at(hash_of(key) as usize, key, count);
     }
 
     fn absorb(&mut self, other: Table) {
@@ -240,29 +312,36 @@ impl Table {
         }
     }
 
-    fn into_pieces(self) -> Pieces {
-        let mut pieces = Pieces::default();
+    fn for_each(&self, mut take: impl FnMut(&[u8], i64)) {
         for slot in self.slots.iter().filter(|slot| slot.key != 0) {
             let raw = slot.key.to_le_bytes();
-            pieces.push(&raw[..raw[PACKED] as usize], slot.count);
+            take(&raw[..raw[PACKED] as usize], slot.count);
         }
-        for (piece, count) in self.long {
-            pieces.push(&piece, count);
+        for (piece, &count) in &self.long {
+            take(piece, count);
         }
-        pieces
+    }
+
+    fn len(&self) -> usize {
+        self.used + self.long.len()
+    }
+
+    fn memory(&self) -> usize {
+        self.slots.len() * size_of::<Slot>() + self.long.capacity() * LONG_ENTRY + self.long_bytes
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spill::PARTITIONS;
 
     fn counted(texts: &[&str], threads: usize) -> Vec<(Vec<u8>, i64)> {
-        let mut counter = Counter::new(Splitter { max_digits: 2 }, threads);
+        let mut counter = Counter::new(Splitter::Gpt4 { max_digits: 2 }, threads);
         for part in texts.chunks(7) {
             counter.feed(part);
         }
-        let pieces = counter.finish();
+        let pieces = counter.finish(1);
         assert_eq!(pieces.num_bytes(), pieces.iter().map(|(piece, _)| piece.len()).sum::<usize>());
         let mut found: Vec<_> = pieces.iter().map(|(piece, count)| (piece.to_vec(), count)).collect();
         assert_eq!(found.len(), pieces.len());
@@ -301,8 +380,53 @@ mod tests {
 
     #[test]
     fn shares_cover_every_text() {
-        assert_eq!(leading(&["aa", "bb", "cc"], 3), 2);
-        assert_eq!(leading(&["aa", "bb", "cc"], 100), 3);
+        let parts = ["aa", "bb", "cc"].map(|text| Part { text, first: true });
+        assert_eq!(leading(&parts, 3), 2);
+        assert_eq!(leading(&parts, 100), 3);
         assert_eq!(leading(&[], 1), 0);
+    }
+
+    #[test]
+    fn counts_that_went_through_files_are_the_same() {
+        let folder = crate::spill::tests::Folder::new("count");
+        let texts: Vec<String> =
+            (0..2000).map(|i| format!("text{} {}é {}", i % 1300, "x".repeat(i % 40), i * i)).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let want = counted(&texts, 1);
+        let mut counter = Counter::new(Splitter::Gpt4 { max_digits: 2 }, 2);
+        let mut files = Vec::new();
+        for (number, part) in texts.chunks(700).enumerate() {
+            counter.feed(part);
+            let path = folder.0.join(number.to_string());
+            counter.spill(&path).unwrap();
+            assert_eq!(counter.distinct(), 0);
+            files.push(path);
+        }
+        let sorted = |pieces: Pieces| {
+            let mut found: Vec<_> = pieces.iter().map(|(piece, count)| (piece.to_vec(), count)).collect();
+            found.sort_unstable();
+            found
+        };
+        let gathered = |files: &[PathBuf], min_count: i64| {
+            let mut pieces = Pieces::default();
+            (0..PARTITIONS)
+                .try_for_each(|partition| pieces.gather(files, partition, min_count))
+                .map(|()| sorted(pieces))
+        };
+        assert_eq!(gathered(&files, 1).unwrap(), want);
+        let often: Vec<_> = want.into_iter().filter(|&(_, count)| count >= 3).collect();
+        assert_eq!(gathered(&files, 3).unwrap(), often);
+        assert!(gathered(&[folder.0.join("absent")], 1).is_err());
+    }
+
+    #[test]
+    fn pieces_counted_elsewhere() {
+        let mut counter = Counter::new(Splitter::Whole, 2);
+        counter.add(&[("ab", 3_000_000_000), ("a piece of more than fifteen bytes", 2), ("ab", 1)]);
+        let pieces = counter.finish(1);
+        let mut found: Vec<_> = pieces.iter().collect();
+        found.sort_unstable();
+        let want: [(&[u8], i64); 2] = [(b"a piece of more than fifteen bytes", 2), (b"ab", 3_000_000_001)];
+        assert_eq!(found, want);
     }
 }

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use crate::count::{PACKED, hash_of, leading, packed};
+use crate::count::{LARGEST_PART, LEAST_SHARE, PACKED, hash_of, leading, packed};
 use crate::hash::FastMap;
-use crate::split::Splitter;
+use crate::split::{Part, Splitter};
 
 /// Longer pieces are merged with a heap, shorter ones by looking for the minimum.
 const SCAN_LIMIT: usize = 48;
@@ -85,9 +85,10 @@ impl Encoder {
     /// Ids of many texts on up to `threads` threads, each text behind the id `first` if there is one.
     pub fn encode_batch(&self, texts: &[&str], threads: usize, first: Option<u32>) -> Batch {
         let total: usize = texts.iter().map(|text| text.len()).sum();
-        let share = total.div_ceil(threads.max(1)).max(1 << 14); // a thread costs more than 16 KB of text
+        let share = total.div_ceil(threads.max(1)).max(LEAST_SHARE);
+        let parts = self.splitter.parts(texts, share.min(LARGEST_PART));
         let mut shares = Vec::new();
-        let mut rest = texts;
+        let mut rest = &parts[..];
         while !rest.is_empty() {
             let (mine, others) = rest.split_at(leading(rest, share));
             shares.push(mine);
@@ -96,28 +97,42 @@ impl Encoder {
         if let [only] = shares[..] {
             return self.encode_share(only, first);
         }
-        let parts: Vec<Batch> = std::thread::scope(|scope| {
+        let done: Vec<Batch> = std::thread::scope(|scope| {
             let workers: Vec<_> =
                 shares.iter().map(|share| scope.spawn(move || self.encode_share(share, first))).collect();
             workers.into_iter().map(|worker| worker.join().expect("encoding does not panic")).collect()
         });
-        let mut all = Batch::default();
-        all.ids.reserve_exact(parts.iter().map(|part| part.ids.len()).sum());
-        for part in parts {
-            all.ids.extend_from_slice(&part.ids);
-            all.lengths.extend_from_slice(&part.lengths);
+        let mut all = Batch { ids: Vec::new(), lengths: Vec::with_capacity(texts.len()) };
+        all.ids.reserve_exact(done.iter().map(|batch| batch.ids.len()).sum());
+        for (batch, share) in done.iter().zip(shares) {
+            all.ids.extend_from_slice(&batch.ids);
+            let mut lengths = &batch.lengths[..];
+            if let (Some(last), [more, others @ ..]) = (all.lengths.last_mut(), lengths)
+                && !share[0].first
+            {
+                *last += more; // of the text that the share before had begun
+                lengths = others;
+            }
+            all.lengths.extend_from_slice(lengths);
         }
         all
     }
 
-    fn encode_share(&self, texts: &[&str], first: Option<u32>) -> Batch {
-        let mut batch = Batch { ids: Vec::new(), lengths: Vec::with_capacity(texts.len()) };
+    /// Ids of the parts; lengths of each text that begins among them, behind that of what continues an earlier one.
+    fn encode_share(&self, parts: &[Part<'_>], first: Option<u32>) -> Batch {
+        let mut batch = Batch { ids: Vec::new(), lengths: Vec::with_capacity(parts.len()) };
         let mut cache = self.borrow_cache();
-        for text in texts {
+        for part in parts {
             let start = batch.ids.len();
-            batch.ids.extend(first);
-            self.encode_into(text, &mut cache, &mut batch.ids);
-            batch.lengths.push((batch.ids.len() - start) as u64);
+            if part.first {
+                batch.ids.extend(first);
+            }
+            self.encode_into(part.text, &mut cache, &mut batch.ids);
+            let length = (batch.ids.len() - start) as u64;
+            match batch.lengths.last_mut() {
+                Some(last) if !part.first => *last += length,
+                _ => batch.lengths.push(length),
+            }
         }
         self.return_cache(cache);
         batch
@@ -287,7 +302,7 @@ mod tests {
     use crate::train::Trainer;
     use std::time::Duration;
 
-    const SPLITTER: Splitter = Splitter { max_digits: 2 };
+    const SPLITTER: Splitter = Splitter::Gpt4 { max_digits: 2 };
     const CORPUS: &[&str] = &[
         "the cat sat on the mat, and the other cat sat on the other mat\n\n",
         "aaaaaaaaaaaaaaaa aaaaaaa aaa abababababab banana bandana 1234 12 34 5678",
@@ -297,8 +312,8 @@ mod tests {
     fn tokens(target: usize) -> Vec<Vec<u8>> {
         let mut counter = Counter::new(SPLITTER, 1);
         counter.feed(CORPUS);
-        let mut trainer = Trainer::new(&counter.finish(), target).expect("small input");
-        while !trainer.step(Duration::from_secs(1)) {}
+        let mut trainer = Trainer::new(&counter.finish(1), target).expect("small input");
+        while !trainer.step(Duration::from_secs(1)).unwrap() {}
         trainer.tokens().to_vec()
     }
 
@@ -369,6 +384,23 @@ mod tests {
             }
         }
         assert_eq!(encoder.encode_batch(&[], 2, None), Batch::default());
+    }
+
+    #[test]
+    fn long_documents_are_shared_between_threads() {
+        let (_, encoder) = encoder(400);
+        let texts = [CORPUS.concat().repeat(9000), "short".into(), " x".repeat(1 << 20), CORPUS[0].repeat(40_000)];
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut want = Batch::default();
+        for text in &texts {
+            let mut ids = vec![7];
+            encoder.encode_into(text, &mut Cache::new(), &mut ids);
+            want.lengths.push(ids.len() as u64);
+            want.ids.extend(ids);
+        }
+        for threads in [1, 2, 3, 8] {
+            assert!(encoder.encode_batch(&texts, threads, Some(7)) == want, "{threads} threads");
+        }
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Pairs {
     /// Takes the top of the heap. Counts never rise after a pair is born, so a stale entry can only be too high.
     pub fn most_frequent(&mut self) -> Option<Pair> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
-            let live = self.find(pair).map_or(0, |slot| self.slots[slot].count);
+            let live = self.count(pair);
             if live == count && live > 0 {
                 return Some(pair);
             }
@@ -95,6 +95,11 @@ impl Pairs {
             }
         }
         None
+    }
+
+    /// How often a pair occurs.
+    pub fn count(&self, pair: Pair) -> i64 {
+        self.find(pair).map_or(0, |slot| self.slots[slot].count)
     }
 
     /// Forgets a pair and returns which places are its own.

@@ -3,23 +3,48 @@
 //! Long work runs without the interpreter lock and in short calls, so that Python can draw progress and see Ctrl-C
 //! between them. Errors arrive as exceptions, never as a panic.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyCapsule, PyString, PyTuple};
 
+use crate::spill::PARTITIONS;
 use crate::split::Splitter;
 use crate::{arrow, count, encode, train, unicode};
 
 /// Shorter texts are encoded faster than the lock changes hands.
 const DETACH_BYTES: usize = 4096;
 
-fn splitter(max_digits: usize) -> PyResult<Splitter> {
-    if max_digits == 0 {
-        return Err(PyValueError::new_err("max_digits must be at least 1: 0"));
+/// Cuts text into pieces; see `_bpe.pyi`.
+#[pyclass(frozen, name = "Splitter")]
+struct PySplitter {
+    inner: Splitter,
+}
+
+#[pymethods]
+impl PySplitter {
+    #[new]
+    #[pyo3(signature = (style, max_digits=None))]
+    fn new(style: &str, max_digits: Option<usize>) -> PyResult<PySplitter> {
+        let inner = match (style, max_digits) {
+            ("gpt4", Some(0) | None) => return Err(PyValueError::new_err("max_digits must be at least 1")),
+            ("gpt4", Some(max_digits)) => Splitter::Gpt4 { max_digits },
+            ("gpt2", None) => Splitter::Gpt2,
+            ("whole", None) => Splitter::Whole,
+            _ => return Err(PyValueError::new_err(format!("no such style: {style}"))),
+        };
+        Ok(PySplitter { inner })
     }
-    Ok(Splitter { max_digits })
+
+    fn split(&self, text: &Bound<'_, PyString>) -> PyResult<Vec<String>> {
+        let text = utf8(text, None)?;
+        let mut pieces = Vec::new();
+        self.inner.for_each(text, |start, end| pieces.push(text[start..end].to_owned()));
+        Ok(pieces)
+    }
 }
 
 /// UTF-8 of a Python string; a ValueError for lone surrogates, which no UTF-8 can hold.
@@ -63,15 +88,23 @@ struct Counter {
     inner: Option<count::Counter>,
 }
 
+/// An OSError with its number and file, as Python's own would have them.
+fn os_error(problem: &io::Error, path: &Path) -> PyErr {
+    match problem.raw_os_error() {
+        Some(number) => PyOSError::new_err((number, problem.to_string(), path.to_path_buf())),
+        None => PyOSError::new_err(problem.to_string()),
+    }
+}
+
 fn used_up() -> PyErr {
-    PyRuntimeError::new_err("the counts have gone into a trainer already")
+    PyRuntimeError::new_err("the counts have been taken away already")
 }
 
 #[pymethods]
 impl Counter {
     #[new]
-    fn new(max_digits: usize, threads: usize) -> PyResult<Counter> {
-        Ok(Counter { inner: Some(count::Counter::new(splitter(max_digits)?, threads)) })
+    fn new(splitter: &PySplitter, threads: usize) -> Counter {
+        Counter { inner: Some(count::Counter::new(splitter.inner, threads)) }
     }
 
     fn feed(&mut self, py: Python<'_>, texts: Vec<Bound<'_, PyString>>) -> PyResult<()> {
@@ -120,13 +153,67 @@ impl Counter {
         Ok(self.inner.as_ref().ok_or_else(used_up)?.bytes())
     }
 
-    fn trainer(&mut self, py: Python<'_>, num_tokens: usize) -> PyResult<Trainer> {
+    #[getter]
+    fn distinct(&self) -> PyResult<usize> {
+        Ok(self.inner.as_ref().ok_or_else(used_up)?.distinct())
+    }
+
+    #[getter]
+    fn memory(&self) -> PyResult<usize> {
+        Ok(self.inner.as_ref().ok_or_else(used_up)?.memory())
+    }
+
+    fn add(&mut self, counts: Vec<(Bound<'_, PyString>, i64)>) -> PyResult<()> {
+        let inner = self.inner.as_mut().ok_or_else(used_up)?;
+        let counts: Vec<(&str, i64)> =
+            counts.iter().map(|(piece, count)| Ok((utf8(piece, None)?, *count))).collect::<PyResult<_>>()?;
+        if let Some((piece, count)) = counts.iter().find(|(_, count)| *count < 1) {
+            return Err(PyValueError::new_err(format!("a count below one, of {piece:?}: {count}")));
+        }
+        inner.add(&counts);
+        Ok(())
+    }
+
+    fn spill(&mut self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        let inner = self.inner.as_mut().ok_or_else(used_up)?;
+        py.detach(|| inner.spill(&path)).map_err(|problem| os_error(&problem, &path))
+    }
+
+    #[pyo3(signature = (min_count=1))]
+    fn finish(&mut self, py: Python<'_>, min_count: i64) -> PyResult<Pieces> {
         let counter = self.inner.take().ok_or_else(used_up)?;
-        let (trainer, pieces) = py.detach(|| {
-            let pieces = counter.finish();
-            (train::Trainer::new(&pieces, num_tokens), pieces.len())
-        });
-        Ok(Trainer { inner: trainer.map_err(PyValueError::new_err)?, pieces })
+        Ok(Pieces { inner: py.detach(|| counter.finish(min_count)) })
+    }
+}
+
+/// Distinct pieces and their counts; see `_bpe.pyi`.
+#[pyclass]
+struct Pieces {
+    inner: count::Pieces,
+}
+
+#[pymethods]
+impl Pieces {
+    #[new]
+    fn new() -> Pieces {
+        Pieces { inner: count::Pieces::default() }
+    }
+
+    #[pyo3(signature = (spilled, partition, min_count=1))]
+    fn gather(&mut self, py: Python<'_>, spilled: Vec<PathBuf>, partition: usize, min_count: i64) -> PyResult<()> {
+        if partition >= PARTITIONS {
+            return Err(PyValueError::new_err(format!("no such partition: {partition}")));
+        }
+        let inner = &mut self.inner;
+        py.detach(|| inner.gather(&spilled, partition, min_count)).map_err(|problem| os_error(&problem, Path::new("")))
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn merge_memory(&self, num_tokens: usize) -> usize {
+        train::memory(&self.inner, num_tokens)
     }
 }
 
@@ -134,15 +221,27 @@ impl Counter {
 #[pyclass]
 struct Trainer {
     inner: train::Trainer,
-    #[pyo3(get)]
-    pieces: usize,
 }
 
 #[pymethods]
 impl Trainer {
-    fn step(&mut self, py: Python<'_>, max_ms: u64) -> bool {
+    #[new]
+    fn new(py: Python<'_>, pieces: &Pieces, num_tokens: usize) -> PyResult<Trainer> {
+        let trainer = py.detach(|| train::Trainer::new(&pieces.inner, num_tokens));
+        Ok(Trainer { inner: trainer.map_err(PyValueError::new_err)? })
+    }
+
+    fn follow(&mut self, merges: Vec<(u32, u32)>) {
+        self.inner.follow(merges);
+    }
+
+    fn step(&mut self, py: Python<'_>, max_ms: u64) -> PyResult<bool> {
         let inner = &mut self.inner;
-        py.detach(|| inner.step(Duration::from_millis(max_ms)))
+        py.detach(|| inner.step(Duration::from_millis(max_ms))).map_err(PyValueError::new_err)
+    }
+
+    fn merges(&self) -> Vec<(u32, u32)> {
+        self.inner.merges().to_vec()
     }
 
     #[getter]
@@ -168,8 +267,8 @@ struct Encoder {
 #[pymethods]
 impl Encoder {
     #[new]
-    fn new(py: Python<'_>, tokens: Vec<Vec<u8>>, max_digits: usize) -> PyResult<Encoder> {
-        let splitter = splitter(max_digits)?;
+    fn new(py: Python<'_>, tokens: Vec<Vec<u8>>, splitter: &PySplitter) -> PyResult<Encoder> {
+        let splitter = splitter.inner;
         let inner = py.detach(|| encode::Encoder::new(&tokens, splitter)).map_err(PyValueError::new_err)?;
         Ok(Encoder { inner })
     }
@@ -186,29 +285,31 @@ impl Encoder {
         Ok(py.detach(|| self.inner.encode(text)))
     }
 
-    #[pyo3(signature = (texts, threads, first=None))]
+    #[pyo3(signature = (texts, threads, first=None, narrow=false))]
     fn encode_batch<'py>(
         &self,
         py: Python<'py>,
         texts: Vec<Bound<'py, PyString>>,
         threads: usize,
         first: Option<u32>,
+        narrow: bool,
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let texts = all_utf8(&texts)?;
         let batch = py.detach(|| self.inner.encode_batch(&texts, threads, first));
-        as_bytes(py, &batch)
+        as_bytes(py, &batch, narrow)
     }
 
-    #[pyo3(signature = (array, threads, first=None))]
+    #[pyo3(signature = (array, threads, first=None, narrow=false))]
     fn encode_arrow<'py>(
         &self,
         py: Python<'py>,
         array: &Bound<'py, PyAny>,
         threads: usize,
         first: Option<u32>,
+        narrow: bool,
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
         let batch = with_texts(array, |texts| py.detach(|| self.inner.encode_batch(texts, threads, first)))?;
-        as_bytes(py, &batch)
+        as_bytes(py, &batch, narrow)
     }
 }
 
@@ -216,8 +317,17 @@ impl Encoder {
 fn as_bytes<'py>(
     py: Python<'py>,
     batch: &encode::Batch,
+    narrow: bool,
 ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
-    Ok((flat(py, &batch.ids, |id| id.to_ne_bytes())?, flat(py, &batch.lengths, |length| length.to_ne_bytes())?))
+    let ids = if narrow {
+        if batch.ids.iter().any(|&id| id > u32::from(u16::MAX)) {
+            return Err(PyValueError::new_err("an id that two bytes cannot hold"));
+        }
+        flat(py, &batch.ids, |id| (id as u16).to_ne_bytes())
+    } else {
+        flat(py, &batch.ids, u32::to_ne_bytes)
+    };
+    Ok((ids?, flat(py, &batch.lengths, u64::to_ne_bytes)?))
 }
 
 /// Numbers as the bytes that numpy reads them from.
@@ -234,20 +344,12 @@ fn flat<'py, T: Copy, const N: usize>(
     })
 }
 
-/// Pieces of a text; see `_bpe.pyi`.
-#[pyfunction]
-fn split(text: &Bound<'_, PyString>, max_digits: usize) -> PyResult<Vec<String>> {
-    let (splitter, text) = (splitter(max_digits)?, utf8(text, None)?);
-    let mut pieces = Vec::new();
-    splitter.for_each(text, |start, end| pieces.push(text[start..end].to_owned()));
-    Ok(pieces)
-}
-
 #[pymodule]
 fn _bpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("UNICODE_VERSION", unicode::UNICODE_VERSION)?;
     module.add_class::<Counter>()?;
+    module.add_class::<Pieces>()?;
     module.add_class::<Trainer>()?;
     module.add_class::<Encoder>()?;
-    module.add_function(wrap_pyfunction!(split, module)?)
+    module.add_class::<PySplitter>()
 }

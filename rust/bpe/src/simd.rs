@@ -1,4 +1,4 @@
-//! Piece boundaries of ASCII text, 64 bytes at a time: bytes become bit masks by class, and masks become boundaries.
+//! Piece boundaries of ASCII text in GPT-4's style, 64 bytes at a time: bytes become bit masks by class, and masks become boundaries.
 //!
 //! A window always begins at the start of a piece, and no piece depends on what is to its left; so only what lies
 //! inside the window decides. Whatever its end leaves open is looked at again by the next window, which begins at the
@@ -9,7 +9,7 @@
 pub(crate) mod x86 {
     use std::arch::x86_64::*;
 
-    use crate::split::{Splitter, contraction};
+    use crate::split::{contraction, gpt4_end};
 
     /// Bytes looked at together: one bit each.
     pub(crate) const WINDOW: usize = 64;
@@ -73,7 +73,7 @@ pub(crate) mod x86 {
     /// Starts of pieces inside a window that begins at one, and that are certain whatever follows; bit 0 among them.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    fn starts(splitter: Splitter, masks: &Masks, rest: &[u8]) -> u64 {
+    fn starts(max_digits: usize, masks: &Masks, rest: &[u8]) -> u64 {
         let limit = masks.not_ascii.trailing_zeros();
         let valid = if limit == 64 { u64::MAX } else { (1 << limit) - 1 };
         let (letter, digit) = (masks.letter & valid, masks.digit & valid);
@@ -87,7 +87,7 @@ pub(crate) mod x86 {
         let white = (newline | blank) & !absorbed;
         let white_start = white & !(white << 1);
         let last_blank = blank & white & !(white >> 1); // the last blank before a word is left to the word
-        let mut starts = other_start | letter_start | white_start | last_blank | digit_starts(splitter, digit) | 1;
+        let mut starts = other_start | letter_start | white_start | last_blank | digit_starts(max_digits, digit) | 1;
 
         // Behind the last line break of white space something new begins, but not behind an earlier one.
         let mut behind = ((newline & white) << 1) & blank;
@@ -122,9 +122,9 @@ pub(crate) mod x86 {
 
     /// Starts within runs of digits: each run is cut into pieces of `max_digits`.
     #[inline]
-    fn digit_starts(splitter: Splitter, digit: u64) -> u64 {
+    fn digit_starts(max_digits: usize, digit: u64) -> u64 {
         let mut step = digit & !(digit << 1);
-        let Ok(width @ 1..64) = u32::try_from(splitter.max_digits) else { return step };
+        let Ok(width @ 1..64) = u32::try_from(max_digits) else { return step };
         let mut whole = digit; // digits that are at least `width` behind the start of their run
         for back in 1..=width {
             whole &= digit << back.min(63);
@@ -143,17 +143,17 @@ pub(crate) mod x86 {
     ///
     /// The caller has asked [`usable`].
     #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-    pub(crate) fn pieces(splitter: Splitter, text: &str, mut found: impl FnMut(usize, usize)) {
+    pub(crate) fn pieces(max_digits: usize, text: &str, mut found: impl FnMut(usize, usize)) {
         let bytes = text.as_bytes();
         let mut at = 0;
         while let Some(window) = bytes.get(at..).and_then(|rest| rest.first_chunk::<WINDOW>()) {
             let masks = classify(window);
             let mut boundaries = 0;
             if masks.not_ascii.trailing_zeros() >= FEWEST {
-                boundaries = starts(splitter, &masks, &bytes[at..]) & !1;
+                boundaries = starts(max_digits, &masks, &bytes[at..]) & !1;
             }
             if boundaries == 0 {
-                let end = splitter.piece_end(text, at);
+                let end = gpt4_end(max_digits, text, at);
                 found(at, end);
                 at = end;
                 continue;
@@ -167,7 +167,7 @@ pub(crate) mod x86 {
             }
         }
         while at < bytes.len() {
-            let end = splitter.piece_end(text, at);
+            let end = gpt4_end(max_digits, text, at);
             found(at, end);
             at = end;
         }

@@ -1,22 +1,41 @@
-//! The split pattern of nanochat, written by hand: same pieces as the regular expression, without an engine.
+//! Split patterns written by hand: same pieces as the regular expression, without an engine.
 //!
-//! The pattern, with k digits at most in a piece:
+//! The style of GPT-4 and nanochat, with k digits at most in a piece:
 //!
 //! ```text
 //! '(?i:[sdmt]|ll|ve|re) | [^\r\n\p{L}\p{N}]?+\p{L}+ | \p{N}{1,k} | ?[^\s\p{L}\p{N}]++[\r\n]* | \s*[\r\n] | \s+(?!\S) | \s+
 //! ```
 //!
-//! Each piece depends on nothing to its left, and every byte falls into exactly one piece.
+//! That of GPT-2 is in [`crate::gpt2`]. Each piece depends on nothing to its left, and every byte falls into exactly one
+//! piece.
 
+use crate::gpt2;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::x86;
 use crate::unicode::{Class, ascii_class, class_of};
 
-/// The largest number of digits in one piece: 2 for nanochat, 3 in GPT-4's style, 1 for a token per digit.
+/// One way to cut text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Splitter {
-    /// Digits of any script, counted in characters; at least 1.
-    pub max_digits: usize,
+pub enum Splitter {
+    /// As GPT-4 and nanochat do.
+    Gpt4 {
+        /// The largest number of digits in one piece, of any script, counted in characters; at least 1. It is 2 for
+        /// nanochat, 3 for GPT-4, 1 for a token per digit.
+        max_digits: usize,
+    },
+    /// As GPT-2 does.
+    Gpt2,
+    /// Every text is one piece: whoever calls has cut it already.
+    Whole,
+}
+
+/// A part of a text that is cut into the same pieces alone as with what is around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The part.
+    pub text: &'a str,
+    /// True for the first part of each text.
+    pub first: bool,
 }
 
 impl Splitter {
@@ -25,9 +44,11 @@ impl Splitter {
     #[inline]
     pub fn for_each(&self, text: &str, found: impl FnMut(usize, usize)) {
         #[cfg(target_arch = "x86_64")]
-        if x86::usable() {
+        if let Splitter::Gpt4 { max_digits } = *self
+            && x86::usable()
+        {
             // SAFETY: the processor has the instructions that this function is compiled for.
-            return unsafe { x86::pieces(*self, text, found) };
+            return unsafe { x86::pieces(max_digits, text, found) };
         }
         self.for_each_scalar(text, found);
     }
@@ -43,44 +64,88 @@ impl Splitter {
     }
 
     /// Where the piece that starts at byte `start` (inside `text`, on a character) ends.
+    #[inline]
     pub fn piece_end(&self, text: &str, start: usize) -> usize {
-        let (class, width) = class_at(text, start);
-        let second = start + width;
-        let bytes = text.as_bytes();
-        if bytes[start] == b'\''
-            && let Some(length) = contraction(&bytes[second..])
-        {
-            return second + length;
-        }
-        match class {
-            Class::Letter => skip(text, second, Class::Letter),
-            Class::Number => self.number_end(text, second),
-            Class::Newline => space_end(text, start),
-            _ => {
-                let next = (second < text.len()).then(|| class_at(text, second).0);
-                match (class, next) {
-                    (_, Some(Class::Letter)) => skip(text, second, Class::Letter),
-                    (Class::Other, _) => symbols_end(text, second),
-                    (_, Some(Class::Other)) if bytes[start] == b' ' => symbols_end(text, second),
-                    _ => space_end(text, start),
-                }
-            }
+        match *self {
+            Splitter::Gpt4 { max_digits } => gpt4_end(max_digits, text, start),
+            Splitter::Gpt2 => gpt2::piece_end(text, start),
+            Splitter::Whole => text.len(),
         }
     }
 
-    fn number_end(&self, text: &str, mut at: usize) -> usize {
-        for _ in 1..self.max_digits {
-            match next_class(text, at) {
-                Some((Class::Number, width)) => at += width,
-                _ => break,
+    /// The texts, those of more than about `limit` bytes in parts, so that many threads can share one of them.
+    pub fn parts<'a>(&self, texts: &[&'a str], limit: usize) -> Vec<Part<'a>> {
+        let mut parts = Vec::with_capacity(texts.len());
+        for text in texts {
+            let (mut rest, mut first) = (*text, true);
+            while rest.len() > limit
+                && let Some(cut) = self.safe_cut(rest, limit)
+            {
+                let (text, others) = rest.split_at(cut);
+                parts.push(Part { text, first });
+                (rest, first) = (others, false);
             }
+            parts.push(Part { text: rest, first });
         }
-        at
+        parts
+    }
+
+    /// The first place at or behind byte `from` where a text may be cut without changing its pieces.
+    ///
+    /// White space alone looks ahead. Behind a line break that ends its run of white space, a piece ends in any case; for
+    /// GPT-2, which does not tell line breaks from blanks, only if the run is that one character.
+    fn safe_cut(&self, text: &str, from: usize) -> Option<usize> {
+        let bytes = text.as_bytes();
+        (from.max(2)..bytes.len()).find(|&at| {
+            let alone = || bytes[at - 2].is_ascii() && !ascii_class(bytes[at - 2]).is_space();
+            match self {
+                _ if bytes[at - 1] != b'\n' || class_at(text, at).0.is_space() => false,
+                Splitter::Gpt4 { .. } => true,
+                Splitter::Gpt2 => alone(),
+                Splitter::Whole => false,
+            }
+        })
     }
 }
 
+/// Where a piece in GPT-4's style ends.
+pub(crate) fn gpt4_end(max_digits: usize, text: &str, start: usize) -> usize {
+    let (class, width) = class_at(text, start);
+    let second = start + width;
+    let bytes = text.as_bytes();
+    if bytes[start] == b'\''
+        && let Some(length) = contraction(&bytes[second..])
+    {
+        return second + length;
+    }
+    match class {
+        Class::Letter => skip(text, second, Class::Letter),
+        Class::Number => number_end(max_digits, text, second),
+        Class::Newline => space_end(text, start),
+        _ => {
+            let next = (second < text.len()).then(|| class_at(text, second).0);
+            match (class, next) {
+                (_, Some(Class::Letter)) => skip(text, second, Class::Letter),
+                (Class::Other, _) => symbols_end(text, second),
+                (_, Some(Class::Other)) if bytes[start] == b' ' => symbols_end(text, second),
+                _ => space_end(text, start),
+            }
+        }
+    }
+}
+
+fn number_end(max_digits: usize, text: &str, mut at: usize) -> usize {
+    for _ in 1..max_digits {
+        match next_class(text, at) {
+            Some((Class::Number, width)) => at += width,
+            _ => break,
+        }
+    }
+    at
+}
+
 /// Class and width in bytes of the character at byte `at`.
-fn class_at(text: &str, at: usize) -> (Class, usize) {
+pub(crate) fn class_at(text: &str, at: usize) -> (Class, usize) {
     let byte = text.as_bytes()[at];
     if byte < 0x80 {
         return (ascii_class(byte), 1);
@@ -89,12 +154,12 @@ fn class_at(text: &str, at: usize) -> (Class, usize) {
     (class_of(c), c.len_utf8())
 }
 
-fn next_class(text: &str, at: usize) -> Option<(Class, usize)> {
+pub(crate) fn next_class(text: &str, at: usize) -> Option<(Class, usize)> {
     (at < text.len()).then(|| class_at(text, at))
 }
 
 /// First byte at or after `at` whose character is not of `class`.
-fn skip(text: &str, mut at: usize, class: Class) -> usize {
+pub(crate) fn skip(text: &str, mut at: usize, class: Class) -> usize {
     while let Some((found, width)) = next_class(text, at)
         && found == class
     {
@@ -205,7 +270,7 @@ mod tests {
 
     fn split(text: &str, max_digits: usize) -> Vec<&str> {
         let mut pieces = Vec::new();
-        Splitter { max_digits }.for_each_scalar(text, |start, end| pieces.push(&text[start..end]));
+        Splitter::Gpt4 { max_digits }.for_each_scalar(text, |start, end| pieces.push(&text[start..end]));
         pieces
     }
 
@@ -246,7 +311,7 @@ mod tests {
         for seed in 0..60_000 {
             let text = drawn(seed, if seed % 3 == 0 { &hot } else { plain });
             for max_digits in [1, 2, 3] {
-                let splitter = Splitter { max_digits };
+                let splitter = Splitter::Gpt4 { max_digits };
                 let (mut fast, mut slow) = (Vec::new(), Vec::new());
                 splitter.for_each(&text, |start, end| fast.push((start, end)));
                 splitter.for_each_scalar(&text, |start, end| slow.push((start, end)));
@@ -256,7 +321,7 @@ mod tests {
                 wide.push_str(&text);
             }
         }
-        let splitter = Splitter { max_digits: 2 };
+        let splitter = Splitter::Gpt4 { max_digits: 2 };
         let (mut fast, mut slow) = (Vec::new(), Vec::new());
         splitter.for_each(&wide, |start, end| fast.push((start, end)));
         splitter.for_each_scalar(&wide, |start, end| slow.push((start, end)));

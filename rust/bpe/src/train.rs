@@ -7,6 +7,7 @@
 //! pairs count ("aaa" holds "aa" twice), replacement runs left to right, and among equally frequent pairs the smaller
 //! (left id, right id) wins.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::count::Pieces;
@@ -16,6 +17,8 @@ use crate::simd::prefetch;
 pub(crate) type Pair = (u32, u32);
 
 const AHEAD: usize = 12; // places that are fetched before they are needed
+const PLACES_PER_BYTE: usize = 4; // one at first, twice that before they are tidied, and a list that grows by copying
+const BYTES_PER_TOKEN: usize = 400; // pairs, their heap and the neighbours
 const LARGEST: usize = (u32::MAX - 2) as usize;
 
 /// An id as it is stored: two bytes while all ids fit, four otherwise.
@@ -53,6 +56,8 @@ impl Symbol for u32 {
 /// The state of a training run.
 pub struct Trainer {
     tokens: Vec<Vec<u8>>,
+    merges: Vec<Pair>,
+    script: VecDeque<Pair>,
     target: usize,
     counts: Vec<i64>,
     pairs: Pairs,
@@ -62,6 +67,18 @@ pub struct Trainer {
 enum Text {
     Narrow(Merger<u16>),
     Wide(Merger<u32>),
+}
+
+fn is_narrow(target: usize) -> bool {
+    target <= usize::from(u16::INNER)
+}
+
+/// About how many bytes a [`Trainer`] takes at most, with the pieces that it is made from.
+pub fn memory(pieces: &Pieces, target: usize) -> usize {
+    let bytes = pieces.num_bytes();
+    let symbols = if is_narrow(target) { 2 } else { 4 };
+    let own = bytes * symbols + pieces.len() * (symbols + 8 + 24);
+    own + bytes * PLACES_PER_BYTE * size_of::<Place>() + target * BYTES_PER_TOKEN
 }
 
 impl Trainer {
@@ -74,24 +91,41 @@ impl Trainer {
             return Err(format!("too many bytes in distinct pieces: {}", pieces.num_bytes()));
         }
         let tokens: Vec<Vec<u8>> = (0..=255u8).map(|byte| vec![byte]).collect();
-        let narrow = target <= usize::from(u16::INNER);
-        let text =
-            if narrow { Text::Narrow(Merger::new(pieces, target)) } else { Text::Wide(Merger::new(pieces, target)) };
+        let text = if is_narrow(target) {
+            Text::Narrow(Merger::new(pieces, target))
+        } else {
+            Text::Wide(Merger::new(pieces, target))
+        };
         let counts = pieces.iter().map(|(_, count)| count).collect();
-        Ok(Trainer { tokens, target, counts, pairs: Pairs::of(pieces), text })
+        let (merges, script) = (Vec::new(), VecDeque::new());
+        Ok(Trainer { tokens, merges, script, target, counts, pairs: Pairs::of(pieces), text })
+    }
+
+    /// Lets the next merges be these, which the same pieces led to before.
+    pub fn follow(&mut self, merges: impl IntoIterator<Item = Pair>) {
+        self.script.extend(merges);
     }
 
     /// Merges until the target is reached, no pair is left or `budget` is spent; true when there is nothing more to do.
-    pub fn step(&mut self, budget: Duration) -> bool {
+    ///
+    /// Fails if a merge that is to be followed joins tokens that are nowhere side by side.
+    pub fn step(&mut self, budget: Duration) -> Result<bool, String> {
         let start = Instant::now();
         while self.tokens.len() < self.target {
-            let Some(pair) = self.pairs.most_frequent() else { return true };
+            let pair = match self.script.pop_front() {
+                Some(pair) if self.pairs.count(pair) > 0 => pair,
+                Some(pair) => return Err(format!("merge {} joins what never meets: {pair:?}", self.merges.len())),
+                None => match self.pairs.most_frequent() {
+                    Some(pair) => pair,
+                    None => return Ok(true),
+                },
+            };
             self.merge(pair);
             if start.elapsed() >= budget {
                 break;
             }
         }
-        self.tokens.len() >= self.target
+        Ok(self.tokens.len() >= self.target)
     }
 
     fn merge(&mut self, pair: Pair) {
@@ -102,6 +136,12 @@ impl Trainer {
             Text::Wide(merger) => merger.merge(pair, &self.counts, &mut self.pairs),
         }
         self.tokens.push(token);
+        self.merges.push(pair);
+    }
+
+    /// The two tokens that each new token joins, in the order of their ids.
+    pub fn merges(&self) -> &[Pair] {
+        &self.merges
     }
 
     /// The bytes of every token so far, in the order of their ids.
@@ -282,7 +322,7 @@ mod tests {
 
     fn trained(words: &[(&str, i64)], target: usize) -> Vec<String> {
         let mut trainer = Trainer::new(&pieces(words), target).expect("small input");
-        while !trainer.step(Duration::ZERO) {
+        while !trainer.step(Duration::ZERO).unwrap() {
             check_counts(&trainer);
         }
         trainer.tokens()[256..].iter().map(|token| String::from_utf8_lossy(token).into_owned()).collect()
@@ -358,7 +398,7 @@ mod tests {
             let words: Vec<(&str, i64)> = words.iter().map(|(word, &count)| (word.as_str(), count)).collect();
             let target = 257 + draw(60) as usize;
             let mut trainer = Trainer::new(&pieces(&words), target).expect("small input");
-            while !trainer.step(Duration::ZERO) {
+            while !trainer.step(Duration::ZERO).unwrap() {
                 check_counts(&trainer);
             }
             assert_eq!(trainer.tokens(), naive(&words, target), "round {round}: {words:?}");
@@ -375,7 +415,7 @@ mod tests {
         let mut narrow = Trainer::new(&pieces, 900).expect("small input");
         let mut wide = Trainer::new(&pieces, 900).expect("small input");
         wide.text = Text::Wide(Merger::new(&pieces, 900));
-        while !narrow.step(Duration::from_secs(1)) || !wide.step(Duration::from_secs(1)) {}
+        while !narrow.step(Duration::from_secs(1)).unwrap() || !wide.step(Duration::from_secs(1)).unwrap() {}
         assert_eq!(narrow.tokens(), wide.tokens());
         assert_eq!(narrow.encoded_length(), wide.encoded_length());
     }
@@ -403,7 +443,7 @@ mod tests {
     fn knows_the_length_of_the_encoded_text() {
         let mut trainer = Trainer::new(&pieces(&[("abc", 5), ("ab", 3)]), 257).expect("small input");
         assert_eq!(trainer.encoded_length(), 21);
-        assert!(trainer.step(Duration::ZERO));
+        assert!(trainer.step(Duration::ZERO).unwrap());
         assert_eq!(trainer.encoded_length(), 13);
     }
 
@@ -412,6 +452,24 @@ mod tests {
         assert_eq!(trained(&[("abc", 1), ("d", 9)], 1000), ["ab", "abc"]);
         assert_eq!(trained(&[], 1000), Vec::<String>::new());
         assert_eq!(trained(&[("abc", 1)], 256), Vec::<String>::new());
+    }
+
+    #[test]
+    fn following_earlier_merges_leads_to_the_same() {
+        let words = [("banana", 5), ("bandana", 2), ("ananas", 6), ("aaaa", 3)];
+        let mut whole = Trainer::new(&pieces(&words), 270).expect("small input");
+        while !whole.step(Duration::ZERO).unwrap() {}
+        for known in 0..whole.merges().len() {
+            let mut again = Trainer::new(&pieces(&words), 270).expect("small input");
+            again.follow(whole.merges()[..known].iter().copied());
+            while !again.step(Duration::ZERO).unwrap() {
+                check_counts(&again);
+            }
+            assert_eq!(again.tokens(), whole.tokens());
+        }
+        let mut lost = Trainer::new(&pieces(&words), 270).expect("small input");
+        lost.follow([(u32::from(b'x'), u32::from(b'y'))]);
+        assert!(lost.step(Duration::ZERO).is_err());
     }
 
     #[test]
@@ -424,7 +482,7 @@ mod tests {
         let long: String =
             (0..60_000).map(|i: u64| char::from(b'a' + (i * i * 2_654_435_761 % 9973 % 26) as u8)).collect();
         let mut trainer = Trainer::new(&pieces(&[(&long, 1)]), 3000).expect("small input");
-        while !trainer.step(Duration::from_millis(50)) {}
+        while !trainer.step(Duration::from_millis(50)).unwrap() {}
         assert_eq!(trainer.tokens().len(), 3000);
         check_counts(&trainer);
     }

@@ -3,12 +3,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
-from nanochat_cli.core import paths
+from nanochat_cli.core import events, paths
 from nanochat_cli.core.data import importer, vocabulary
 from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
-from nanochat_cli.core.tokenizer import library
+from nanochat_cli.core.tokenizer import library, unfinished
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 LINES = [f"line {i}: {'the quick brown fox and the lazy dog ' * (i % 5)}{i * 7919}" for i in range(400)]
@@ -24,7 +26,7 @@ def text(tmp_path: Path) -> Path:
 def test_on_a_corpus(text: Path) -> None:
     corpus = importer.add_files([text], "fox", val_fraction=0.1)
     plan = vocabulary.make_plan(["fox"], vocab=280)
-    assert (plan.name, plan.folder, plan.pattern) == ("fox", paths.tokenizer_dir("fox"), "digit")
+    assert (plan.name, plan.folder, plan.pattern.name) == ("fox", paths.tokenizer_dir("fox"), "digit")
     facts = vocabulary.train(plan)
     tokenizer = library.open("fox")
     documents = [document for group in corpus.documents("train") for document in group]
@@ -99,3 +101,72 @@ def test_the_library(text: Path) -> None:
     with pytest.raises(MissingArtifact, match="no such tokenizer: c") as caught:
         library.open("c")
     assert caught.value.hint == "tokenizers here: a, b"
+
+
+def test_interrupted_and_resumed(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 0)
+    importer.add_files([text], "fox", val_fraction=0.1)
+    whole = vocabulary.train(vocabulary.make_plan(["fox"], name="whole", vocab=280))
+    told: list[str] = []
+
+    def interrupt(event: events.Event) -> None:
+        told.append(event.get("text", ""))
+        if event.get("task") == "merging pairs":
+            raise KeyboardInterrupt
+
+    plan = vocabulary.make_plan(["fox"], vocab=280)
+    with pytest.raises(MissingArtifact, match="no interrupted training"):
+        vocabulary.train(plan, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        vocabulary.train(plan, log=events.Listener(interrupt))
+    assert "repeat the command with --resume" in told[-1]
+    assert library.names() == ["whole"]
+    with pytest.raises(ConfigError, match="differs in vocab_size"):
+        vocabulary.train(vocabulary.make_plan(["fox"], vocab=281), resume=True)
+    resumed = vocabulary.train(plan, resume=True, log=events.Listener(lambda event: told.append(event.get("text", ""))))
+    assert any("goes on with all text counted" in line for line in told)
+    assert resumed["hash"] == whole["hash"] and resumed["tokens"] == whole["tokens"]
+    assert sorted(path.name for path in paths.tokenizers_dir().iterdir()) == ["fox", "whole"]
+
+
+def test_without_resume_it_begins_anew(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unfinished, "SAVE_EVERY_S", 0)
+
+    def interrupt(event: events.Event) -> None:
+        if event.get("task") == "merging pairs":
+            raise KeyboardInterrupt
+
+    plan = vocabulary.make_plan([str(text)], name="own", vocab=280)
+    with pytest.raises(KeyboardInterrupt):
+        vocabulary.train(plan, log=events.Listener(interrupt))
+    told: list[str] = []
+    vocabulary.train(plan, log=events.Listener(lambda event: told.append(event.get("text", ""))))
+    assert any("begins anew" in line for line in told)
+
+
+def test_parquet_files_and_what_is_wrong_with_them(tmp_path: Path) -> None:
+    good, broken = tmp_path / "good.parquet", tmp_path / "broken.parquet"
+    parquet.write_table(pa.table({"text": pa.array([*LINES, None])}), good, row_group_size=10)
+    facts = vocabulary.train(vocabulary.make_plan([str(good)], name="own", vocab=280))
+    assert facts["hash"] == Tokenizer.train(LINES, 280, pattern="digit").hash
+    raw = [b"fine"] * 25 + [b"bad \xff"] + [b"fine"] * 5
+    for kind in (pa.binary(), pa.large_binary()):
+        parquet.write_table(pa.table({"text": pa.array(raw, kind)}), broken, row_group_size=10)
+        with pytest.raises(DataError, match=r"broken\.parquet, row group 3, row 6 \(row 26 of the file\)"):
+            vocabulary.train(vocabulary.make_plan([str(good), str(broken)], name="x", vocab=280))
+    parquet.write_table(pa.table({"text": pa.array([1, 2])}), broken)
+    with pytest.raises(DataError, match=r"column text is not text: .*broken\.parquet \(int64\)"):
+        vocabulary.train(vocabulary.make_plan([str(broken)], name="x", vocab=280))
+    parquet.write_table(pa.table({"other": pa.array(["x"])}), broken)
+    with pytest.raises(DataError, match=r"no column text: .*broken\.parquet"):
+        vocabulary.train(vocabulary.make_plan([str(broken)], name="x", vocab=280))
+
+
+def test_options_on_the_way(text: Path) -> None:
+    with pytest.raises(ConfigError, match="no size for --max-memory: much"):
+        vocabulary.make_plan([str(text)], name="x", vocab=280, max_memory="much")
+    assert vocabulary.make_plan([str(text)], name="x", max_memory="1.5GB").options.max_memory == 1_500_000_000
+    with pytest.raises(ConfigError, match=r"merging .* needs about"):
+        vocabulary.train(vocabulary.make_plan([str(text)], name="x", vocab=280, max_memory="1kB"))
+    facts = vocabulary.train(vocabulary.make_plan([str(text)], name="x", vocab=60_000, allow_smaller=True))
+    assert facts["vocab_size"] < 60_000

@@ -13,7 +13,6 @@ import time
 import pytest
 import tiktoken
 
-from nanochat_cli import _bpe
 from nanochat_cli.core.tokenizer.patterns import PATTERN_NAMES, find
 from tests.core.tokenizer.reference import HOT
 
@@ -50,7 +49,7 @@ def fuzz(seconds: float, first_seed: int) -> int:
         encoding = oracle(random.Random(start), pattern.regex)
         for seed in range(start, start + TEXTS_PER_RANKING):
             text = made_up(seed)
-            pieces = _bpe.split(text, pattern.max_digits)
+            pieces = pattern.split(text)
             assert "".join(pieces) == text, f"seed {seed}"
             ids = [id for piece in pieces for id in encoding._encode_single_piece(piece)]
             assert ids == encoding.encode_ordinary(text), f"seed {seed}: {text!r} cut into {pieces}"

@@ -25,7 +25,7 @@ def test_pieces_are_those_of_the_regular_expression(name: str) -> None:
     @example("don't'LL'ſx 'ſ")
     @example("a\u0301\u0301 \u00a0 12345٣٤½ \r\n\r\n x")
     def compare(text: str) -> None:
-        assert _bpe.split(text, pattern.max_digits) == tiktoken_pieces(text, pattern)
+        assert pattern.split(text) == tiktoken_pieces(text, pattern)
 
     compare()
 
@@ -41,7 +41,7 @@ def test_pieces_of_long_texts(seed: int) -> None:
     oracle = tiktoken.Encoding("pairs", pat_str=pattern.regex, mergeable_ranks=ranks, special_tokens={})
     for _ in range(40):
         text = "".join(draw.choice(HOT) if draw.random() < 0.8 else chr(draw.randrange(0xD800)) for _ in range(500))
-        pieces = _bpe.split(text, pattern.max_digits)
+        pieces = pattern.split(text)
         assert "".join(pieces) == text
         assert [id for piece in pieces for id in oracle._encode_single_piece(piece)] == oracle.encode_ordinary(text)
 
@@ -57,6 +57,7 @@ def test_unicode_tables_are_those_of_tiktoken() -> None:
 
 def test_rejects_what_has_no_utf8() -> None:
     with pytest.raises(ValueError, match="lone surrogate at character 2"):
-        _bpe.split("ab\ud800", 2)
-    with pytest.raises(ValueError, match="max_digits"):
-        _bpe.split("ab", 0)
+        find("nanochat").split("ab\ud800")
+    for style, max_digits in (("gpt4", 0), ("gpt4", None), ("gpt2", 2), ("gpt5", None)):
+        with pytest.raises(ValueError, match=r"max_digits|no such style"):
+            _bpe.Splitter(style, max_digits)

@@ -68,7 +68,7 @@ def test_batches_are_single_texts_end_to_end(
     tokenizer: Tokenizer, documents: list[str], threads: int | None, bos: bool
 ) -> None:
     ids, offsets = tokenizer.encode_batch(documents, threads=threads, bos=bos)
-    assert (ids.dtype, offsets.dtype, len(offsets)) == (np.uint32, np.int64, len(documents) + 1)
+    assert (ids.dtype, offsets.dtype, len(offsets)) == (np.uint16, np.int64, len(documents) + 1)
     start = [tokenizer.bos_id] if bos else []
     assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [
         start + tokenizer.encode(t) for t in documents

@@ -1,0 +1,120 @@
+"""Text of any length to ids and back, in pieces that fit into memory; and lines of JSON, one document each."""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+from nanochat_cli.core.errors import DataError
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+
+_BLOCK = 1 << 20
+_LINES = 1024
+
+
+def encode_stream(tokenizer: Tokenizer, source: BinaryIO, name: str) -> Iterator[list[int]]:
+    """Ids of a stream of UTF-8, a block at a time; together those of the whole text.
+
+    Blocks end where no piece can reach across. Raises DataError naming the byte that is no UTF-8.
+    """
+    rest = ""
+    for text in _decoded(source, name):
+        rest += text
+        cut = tokenizer.pattern.last_cut(rest)
+        if cut:
+            yield tokenizer.encode_batch([rest[:cut]])[0].tolist()
+            rest = rest[cut:]
+    if rest:
+        yield tokenizer.encode_batch([rest])[0].tolist()
+
+
+def _decoded(source: BinaryIO, name: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    before = 0
+    while block := source.read(_BLOCK):
+        waiting = len(decoder.getstate()[0])
+        try:
+            yield decoder.decode(block)
+        except UnicodeDecodeError as problem:
+            raise DataError(f"{name} is not UTF-8 at byte {before - waiting + problem.start}") from None
+        before += len(block)
+    if decoder.getstate()[0]:
+        raise DataError(
+            f"{name} is not UTF-8 at byte {before - len(decoder.getstate()[0])}: it ends inside a character"
+        )
+
+
+def encode_lines(tokenizer: Tokenizer, lines: Iterable[bytes], name: str, field: str, bos: bool) -> Iterator[str]:
+    """A line `{"ids": [...]}` for each line of JSON, which is a text or an object with the text in `field`."""
+    numbers: list[int] = []
+    texts: list[str] = []
+    for number, value in _values(lines, name):
+        text = value.get(field) if isinstance(value, dict) else value
+        if not isinstance(text, str):
+            raise DataError(f"no text in field {field}: {name}, line {number}")
+        numbers.append(number)
+        texts.append(text)
+        if len(texts) == _LINES:
+            yield from _encoded(tokenizer, texts, numbers, name, bos)
+            numbers, texts = [], []
+    yield from _encoded(tokenizer, texts, numbers, name, bos)
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str], numbers: list[int], name: str, bos: bool) -> Iterator[str]:
+    try:
+        ids, offsets = tokenizer.encode_batch(texts, bos=bos)
+    except DataError:
+        for number, text in zip(numbers, texts):
+            try:
+                tokenizer.encode(text)
+            except DataError as problem:
+                raise DataError(f"{problem}: {name}, line {number}") from None
+        raise
+    for start, end in itertools.pairwise(offsets):
+        yield json.dumps({"ids": ids[start:end].tolist()})
+
+
+def decode_lines(tokenizer: Tokenizer, lines: Iterable[bytes], name: str) -> Iterator[str]:
+    """A line `{"text": "..."}` for each line of JSON, which is a list of ids or an object with them in `ids`."""
+    for number, value in _values(lines, name):
+        ids = value.get("ids") if isinstance(value, dict) else value
+        if not isinstance(ids, list) or not all(type(id) is int for id in ids):
+            raise DataError(f"no list of token ids: {name}, line {number}")
+        try:
+            yield json.dumps({"text": tokenizer.decode(ids)}, ensure_ascii=False)
+        except DataError as problem:
+            raise DataError(f"{problem}: {name}, line {number}") from None
+
+
+def decode_words(tokenizer: Tokenizer, words: Iterable[str]) -> Iterator[bytes]:
+    """Bytes of token ids written as words. Raises DataError naming the first that is none."""
+    for word in words:
+        try:
+            id = int(word)
+        except ValueError:
+            raise DataError(
+                f"not a token id: {word}", hint="ids are whole numbers, apart by blanks or commas"
+            ) from None
+        yield tokenizer.id_to_bytes(id)
+
+
+def words_of(source: BinaryIO, name: str) -> Iterator[str]:
+    """The words of a stream, apart by white space or commas."""
+    rest = ""
+    for text in _decoded(source, name):
+        *words, rest = (rest + text).replace(",", " ").replace("\n", " ").split(" ")
+        yield from (word.strip() for word in words if word.strip())
+    yield from rest.split()
+
+
+def _values(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError):
+            raise DataError(f"no JSON: {name}, line {number}") from None

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.units import parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512MB", 512_000_000),
+        ("2 GB", 2_000_000_000),
+        ("1.5g", 1_500_000_000),
+        ("300", 300),
+        ("4KiB", 4096),
+        ("1TiB", 1 << 40),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text, "--size") == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "0", "-1MB", "2XB", "1e9", "2 G B"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"no size for --size: "):
+        parse_size(text, "--size")
