@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,12 @@ def cli() -> Cli:
         )
 
     return call
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in the processes under test, even where the tests themselves were started in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def spawn(*argv: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from nanochat_cli.core.data import tokenfile
+from nanochat_cli.core.data.ahead import read_ahead
 from nanochat_cli.core.data.corpus import MANIFEST, SPLITS, TOKENS, Check, Corpus, Split
 from nanochat_cli.core.data.staging import staged
 from nanochat_cli.core.errors import DamagedArtifact, NanochatError
@@ -163,7 +164,7 @@ def _encode_split(
     done, total = 0, corpus.num_documents(split)
     path = into / f"{split}-{0:05d}.bin"
     try:
-        for texts in corpus.arrays(split):
+        for texts in read_ahead(corpus.arrays(split)):
             if writer is None:
                 path = into / f"{split}-{len(entries):05d}.bin"
                 writer = tokenfile.TokenFileWriter(path, itemsize, tokenizer.hash)

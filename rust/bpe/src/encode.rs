@@ -6,18 +6,24 @@ use std::sync::Mutex;
 
 use crate::count::{LARGEST_PART, LEAST_SHARE, PACKED, hash_of, leading, packed};
 use crate::hash::FastMap;
+use crate::simd::prefetch;
 use crate::split::{Part, Splitter};
 
-/// Longer pieces are merged with a heap, shorter ones by looking for the minimum.
+const BATCH: usize = 64;
+/// Shorter pieces are merged by looking for the minimum, longer ones with a heap.
 const SCAN_LIMIT: usize = 48;
+/// Longer pieces still are worth a list for each token of the vocabulary.
+const HEAP_LIMIT: usize = 8192;
 const NONE: u32 = u32::MAX;
 
 /// Encodes text; immutable and shared between threads.
 pub struct Encoder {
     splitter: Splitter,
-    whole: FastMap<Box<[u8]>, u32>,
+    short: FastMap<u128, u32>, // tokens of up to PACKED bytes, by their packed bytes
+    long: FastMap<Box<[u8]>, u32>,
     pairs: FastMap<u64, u32>,
     byte_ids: [u32; 256],
+    lengths: Vec<u32>, // of each token, in bytes
     caches: Mutex<Vec<Cache>>,
 }
 
@@ -37,9 +43,11 @@ impl Encoder {
     pub fn new(tokens: &[Vec<u8>], splitter: Splitter) -> Result<Encoder, String> {
         let mut encoder = Encoder {
             splitter,
-            whole: FastMap::default(),
+            short: FastMap::default(),
+            long: FastMap::default(),
             pairs: FastMap::default(),
             byte_ids: [NONE; 256],
+            lengths: tokens.iter().map(|token| token.len() as u32).collect(),
             caches: Mutex::default(),
         };
         for (id, token) in tokens.iter().enumerate() {
@@ -59,7 +67,12 @@ impl Encoder {
                 };
                 encoder.pairs.insert(key(left, right), id as u32);
             }
-            if encoder.whole.insert(token[..].into(), id as u32).is_some() {
+            let earlier = if token.len() <= PACKED {
+                encoder.short.insert(packed(token, 0, token.len()), id as u32)
+            } else {
+                encoder.long.insert(token[..].into(), id as u32)
+            };
+            if earlier.is_some() {
                 return Err(format!("token {id} spells the same bytes as an earlier one"));
             }
         }
@@ -140,24 +153,56 @@ impl Encoder {
 
     fn encode_into(&self, text: &str, cache: &mut Cache, ids: &mut Vec<u32>) {
         let bytes = text.as_bytes();
+        let mut keys = [0; BATCH];
+        let mut waiting = 0;
         self.splitter.for_each(text, |start, end| {
-            if end - start == 1 {
-                ids.push(self.byte_ids[bytes[start] as usize]);
-            } else if end - start <= PACKED {
-                let key = packed(bytes, start, end);
-                if !cache.get(key, ids) {
-                    let known = ids.len();
-                    self.encode_piece(&bytes[start..end], ids);
-                    cache.put(key, &ids[known..]);
-                }
-            } else {
+            if end - start > PACKED {
+                self.encode_keys(&keys[..waiting], cache, ids);
+                waiting = 0;
                 self.encode_piece(&bytes[start..end], ids);
+                return;
+            }
+            keys[waiting] = packed(bytes, start, end);
+            waiting += 1;
+            if waiting == BATCH {
+                self.encode_keys(&keys, cache, ids);
+                waiting = 0;
             }
         });
+        self.encode_keys(&keys[..waiting], cache, ids);
+    }
+
+    /// Appends the ids of packed pieces. First all slots are asked for, then all are read, so that their misses overlap.
+    fn encode_keys(&self, keys: &[u128], cache: &mut Cache, ids: &mut Vec<u32>) {
+        let mut places = [0; BATCH];
+        for (place, &key) in places.iter_mut().zip(keys) {
+            *place = Cache::place(key);
+            prefetch(&cache.slots, *place);
+        }
+        let mut found = [0; (BATCH + 1) * SLOT_IDS];
+        let mut length = 0;
+        for (&place, &key) in places.iter().zip(keys) {
+            let slot = &cache.slots[place % CACHE_SLOTS];
+            if slot.key == key {
+                // All of them are copied, which is one instruction; those behind the last one are overwritten.
+                found[length..length + SLOT_IDS].copy_from_slice(&slot.ids.map(u32::from));
+                length += slot.length();
+                continue;
+            }
+            ids.extend_from_slice(&found[..length]);
+            length = 0;
+            let (known, raw) = (ids.len(), key.to_le_bytes());
+            match self.short.get(&key) {
+                Some(&id) => ids.push(id),
+                None => self.merge(&raw[..usize::from(raw[PACKED])], ids),
+            }
+            cache.put(place, key, &ids[known..]);
+        }
+        ids.extend_from_slice(&found[..length]);
     }
 
     fn encode_piece(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        match self.whole.get(piece) {
+        match self.long.get(piece) {
             Some(&id) => ids.push(id), // a token's own bytes always encode to itself
             None => self.merge(piece, ids),
         }
@@ -165,7 +210,11 @@ impl Encoder {
 
     /// Appends the ids of `piece`: joins the pair with the lowest id, leftmost first, until none is left.
     fn merge(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        if piece.len() <= SCAN_LIMIT { self.merge_by_scan(piece, ids) } else { self.merge_by_heap(piece, ids) }
+        match piece.len() {
+            length if length <= SCAN_LIMIT => self.merge_by_scan(piece, ids),
+            length if length <= HEAP_LIMIT => self.merge_by_heap(piece, ids),
+            _ => self.merge_by_lists(piece, ids),
+        }
     }
 
     fn merge_by_scan(&self, piece: &[u8], ids: &mut Vec<u32>) {
@@ -193,42 +242,91 @@ impl Encoder {
     }
 
     fn merge_by_heap(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        let mut parts: Vec<u32> = piece.iter().map(|&byte| self.byte_ids[byte as usize]).collect();
-        let mut next: Vec<usize> = (1..=parts.len()).collect();
-        let mut prev: Vec<usize> = (0..parts.len()).map(|i| i.wrapping_sub(1)).collect();
-        let mut heap = BinaryHeap::new();
-        let push = |heap: &mut BinaryHeap<_>, parts: &[u32], at: usize, right: usize| {
-            if let Some(&after) = parts.get(right) {
-                let id = self.join(parts[at], after);
-                if id != NONE {
-                    heap.push(Reverse((id, at)));
+        let mut parts = self.parts(piece);
+        let mut heap: BinaryHeap<_> = self.places(&parts).map(Reverse).collect();
+        while let Some(Reverse((id, at))) = heap.pop() {
+            if self.joins(&parts, at) == Some(id) {
+                heap.extend(self.join_at(&mut parts, at, id).map(Reverse));
+            }
+        }
+        self.take(&parts, ids);
+    }
+
+    /// The same for very long pieces: places wait in a list for each id. Joining only ever leads to higher ids, so the
+    /// lists are worked through in their order, each from left to right, and memory is mostly read in order, too.
+    fn merge_by_lists(&self, piece: &[u8], ids: &mut Vec<u32>) {
+        let mut parts = self.parts(piece);
+        let mut lists = vec![Vec::new(); self.lengths.len()];
+        for (id, at) in self.places(&parts) {
+            lists[id as usize].push(at);
+        }
+        for id in 0..lists.len() {
+            let mut places = std::mem::take(&mut lists[id]);
+            places.sort_unstable(); // they were found while different lower ids were joined
+            for at in places {
+                if self.joins(&parts, at) == Some(id as u32) {
+                    for (higher, at) in self.join_at(&mut parts, at, id as u32) {
+                        lists[higher as usize].push(at);
+                    }
                 }
             }
-        };
-        for at in 0..parts.len() {
-            push(&mut heap, &parts, at, at + 1);
         }
-        while let Some(Reverse((id, at))) = heap.pop() {
-            let right = next[at];
-            if parts[at] == NONE || right >= parts.len() || self.join(parts[at], parts[right]) != id {
-                continue; // a neighbour has been joined since
-            }
-            parts[at] = id;
-            parts[right] = NONE;
-            next[at] = next[right];
-            if next[at] < parts.len() {
-                prev[next[at]] = at;
-            }
-            push(&mut heap, &parts, at, next[at]);
-            if at > 0 {
-                push(&mut heap, &parts, prev[at], at);
-            }
+        self.take(&parts, ids);
+    }
+
+    /// A piece as single bytes. As parts are joined, the id of each stands at its first and at its last byte.
+    fn parts(&self, piece: &[u8]) -> Vec<u32> {
+        piece.iter().map(|&byte| self.byte_ids[byte as usize]).collect()
+    }
+
+    /// Where two parts join to a token, and to which.
+    fn places(&self, parts: &[u32]) -> impl Iterator<Item = (u32, usize)> {
+        (0..parts.len()).filter_map(|at| Some((self.joins(parts, at)?, at)))
+    }
+
+    /// What the part that begins at `at` and the next one join to. Of what is inside a part nothing comes that anybody
+    /// waits for: either there is no id, or one that was put there after whoever waits had looked.
+    #[inline]
+    fn joins(&self, parts: &[u32], at: usize) -> Option<u32> {
+        let part = parts[at];
+        let &length = self.lengths.get(part as usize)?;
+        let &after = parts.get(at + length as usize)?;
+        self.known(part, after)
+    }
+
+    /// Makes the part at `at` and the next one the token `id`; returns what that joins to on both sides, and where.
+    #[inline]
+    fn join_at(&self, parts: &mut [u32], at: usize, id: u32) -> impl Iterator<Item = (u32, usize)> + use<> {
+        let middle = at + self.lengths[parts[at] as usize] as usize;
+        let end = at + self.lengths[id as usize] as usize;
+        parts[middle - 1] = NONE;
+        parts[middle] = NONE;
+        parts[at] = id;
+        parts[end - 1] = id;
+        let right = parts.get(end).and_then(|&after| Some((self.known(id, after)?, at)));
+        let left = at.checked_sub(1).and_then(|last| {
+            let before = parts[last];
+            Some((self.known(before, id)?, at - self.lengths[before as usize] as usize))
+        });
+        right.into_iter().chain(left)
+    }
+
+    fn take(&self, parts: &[u32], ids: &mut Vec<u32>) {
+        let mut at = 0;
+        while let Some(&id) = parts.get(at) {
+            ids.push(id);
+            at += self.lengths[id as usize] as usize;
         }
-        ids.extend(parts.into_iter().filter(|&id| id != NONE));
+    }
+
+    /// What two tokens join to, if to anything.
+    #[inline]
+    fn known(&self, left: u32, right: u32) -> Option<u32> {
+        self.pairs.get(&key(left, right)).copied()
     }
 
     fn join(&self, left: u32, right: u32) -> u32 {
-        self.pairs.get(&key(left, right)).copied().unwrap_or(NONE)
+        self.known(left, right).unwrap_or(NONE)
     }
 
     fn borrow_cache(&self) -> Cache {
@@ -246,7 +344,8 @@ fn key(left: u32, right: u32) -> u64 {
 }
 
 const CACHE_SLOTS: usize = 1 << 16;
-const CACHED_IDS: usize = 7;
+const SLOT_IDS: usize = 8;
+const CACHED_IDS: usize = SLOT_IDS - 1;
 
 /// Remembers the ids of pieces seen lately. One slot per hash: a newer piece takes the place of an older one.
 struct Cache {
@@ -256,9 +355,15 @@ struct Cache {
 /// 32 bytes, so that two share a cache line. Pieces with an id beyond 16 bits are not remembered.
 #[derive(Clone, Copy, Default)]
 struct Slot {
-    key: u128, // zero: free
-    ids: [u16; CACHED_IDS],
-    length: u16,
+    key: u128,            // zero: free
+    ids: [u16; SLOT_IDS], // the last one says how many of the others there are
+}
+
+impl Slot {
+    #[inline]
+    fn length(&self) -> usize {
+        usize::from(self.ids[CACHED_IDS]) % SLOT_IDS
+    }
 }
 
 impl Cache {
@@ -271,24 +376,13 @@ impl Cache {
         hash_of(key) as usize % CACHE_SLOTS
     }
 
-    /// Appends the ids of a remembered piece; false if it is not there.
-    #[inline]
-    fn get(&mut self, key: u128, ids: &mut Vec<u32>) -> bool {
-        let slot = &self.slots[Cache::place(key)];
-        if slot.key != key {
-            return false;
-        }
-        ids.extend(slot.ids[..usize::from(slot.length).min(CACHED_IDS)].iter().map(|&id| u32::from(id)));
-        true
-    }
-
-    fn put(&mut self, key: u128, ids: &[u32]) {
+    fn put(&mut self, place: usize, key: u128, ids: &[u32]) {
         if ids.len() > CACHED_IDS || ids.iter().any(|&id| id > u32::from(u16::MAX)) {
             return;
         }
-        let slot = &mut self.slots[Cache::place(key)];
+        let slot = &mut self.slots[place];
         slot.key = key;
-        slot.length = ids.len() as u16;
+        slot.ids[CACHED_IDS] = ids.len() as u16;
         for (known, &id) in slot.ids.iter_mut().zip(ids) {
             *known = id as u16;
         }
@@ -343,17 +437,24 @@ mod tests {
     }
 
     #[test]
-    fn heap_and_scan_agree() {
+    fn all_ways_to_merge_agree() {
         let (_, encoder) = encoder(600);
         let text = CORPUS.concat();
         for length in 1..=SCAN_LIMIT {
             for window in text.as_bytes().windows(length).step_by(3) {
-                let (mut scan, mut heap) = (vec![7], vec![7]);
+                let (mut scan, mut heap, mut lists) = (vec![7], vec![7], vec![7]);
                 encoder.merge_by_scan(window, &mut scan);
                 encoder.merge_by_heap(window, &mut heap);
+                encoder.merge_by_lists(window, &mut lists);
                 assert_eq!(scan, heap, "{window:?}");
+                assert_eq!(scan, lists, "{window:?}");
             }
         }
+        let (mut heap, mut lists) = (Vec::new(), Vec::new());
+        let long = text.repeat(50) + &"a".repeat(3000) + &"ab".repeat(3000);
+        encoder.merge_by_heap(long.as_bytes(), &mut heap);
+        encoder.merge_by_lists(long.as_bytes(), &mut lists);
+        assert_eq!(heap, lists);
     }
 
     #[test]
