@@ -23,7 +23,8 @@ pub struct Encoder {
     long: FastMap<Box<[u8]>, u32>,
     pairs: FastMap<u64, u32>,
     byte_ids: [u32; 256],
-    lengths: Vec<u32>, // of each token, in bytes
+    two_bytes: Vec<u32>, // what each pair of bytes joins to: spares half of all looks at `pairs`
+    lengths: Vec<u32>,   // of each token, in bytes
     caches: Mutex<Vec<Cache>>,
 }
 
@@ -47,6 +48,7 @@ impl Encoder {
             long: FastMap::default(),
             pairs: FastMap::default(),
             byte_ids: [NONE; 256],
+            two_bytes: vec![NONE; 1 << 16],
             lengths: tokens.iter().map(|token| token.len() as u32).collect(),
             caches: Mutex::default(),
         };
@@ -66,6 +68,9 @@ impl Encoder {
                     return Err(format!("token {id} does not join two earlier tokens"));
                 };
                 encoder.pairs.insert(key(left, right), id as u32);
+                if let [first, second] = token[..] {
+                    encoder.two_bytes[usize::from(first) << 8 | usize::from(second)] = id as u32;
+                }
             }
             let earlier = if token.len() <= PACKED {
                 encoder.short.insert(packed(token, 0, token.len()), id as u32)
@@ -218,27 +223,35 @@ impl Encoder {
     }
 
     fn merge_by_scan(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        let start = ids.len();
-        ids.extend(piece.iter().map(|&byte| self.byte_ids[byte as usize]));
+        let mut parts = [NONE; SCAN_LIMIT];
         let mut joined = [NONE; SCAN_LIMIT]; // what part i and its right neighbour join to
-        let mut length = piece.len();
-        for i in 0..length.saturating_sub(1) {
-            joined[i] = self.join(ids[start + i], ids[start + i + 1]);
+        for (part, &byte) in parts.iter_mut().zip(piece) {
+            *part = self.byte_ids[usize::from(byte)];
         }
+        for (id, two) in joined.iter_mut().zip(piece.windows(2)) {
+            *id = self.two_bytes[usize::from(two[0]) << 8 | usize::from(two[1])];
+        }
+        let mut length = piece.len();
         while length > 1 {
-            let (at, &id) = joined[..length - 1].iter().enumerate().min_by_key(|&(_, id)| id).expect("two parts");
+            let (mut at, mut id) = (0, NONE);
+            for (place, &candidate) in joined[..length - 1].iter().enumerate() {
+                if candidate < id {
+                    (at, id) = (place, candidate);
+                }
+            }
             if id == NONE {
                 break;
             }
-            ids[start + at] = id;
-            ids.remove(start + at + 1);
+            parts.copy_within(at + 1..length, at);
             joined.copy_within(at + 1..length, at);
             length -= 1;
+            parts[at] = id;
             if at > 0 {
-                joined[at - 1] = self.join(ids[start + at - 1], id);
+                joined[at - 1] = self.join(parts[at - 1], id);
             }
-            joined[at] = if at + 1 < length { self.join(id, ids[start + at + 1]) } else { NONE };
+            joined[at] = if at + 1 < length { self.join(id, parts[at + 1]) } else { NONE };
         }
+        ids.extend_from_slice(&parts[..length]);
     }
 
     fn merge_by_heap(&self, piece: &[u8], ids: &mut Vec<u32>) {
@@ -343,7 +356,7 @@ fn key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-const CACHE_SLOTS: usize = 1 << 16;
+const CACHE_SLOTS: usize = 1 << 18;
 const SLOT_IDS: usize = 8;
 const CACHED_IDS: usize = SLOT_IDS - 1;
 
