@@ -31,6 +31,9 @@ class Counter:
     @property
     def bytes(self) -> int: ...
     @property
+    def pieces(self) -> int:
+        """Pieces found so far, each as often as it occurred; those of `add` left out."""
+    @property
     def distinct(self) -> int:
         """Pieces in memory; one that several threads found counts once for each."""
     @property

@@ -112,9 +112,10 @@ def run(argv: list[str] | None = None) -> int:
 
 
 def _usage_error(output: Output, problem: Any) -> int:
-    message = problem.format_message().strip().rstrip(".")
-    if not message:  # a group called without a command: its help has been shown
+    if type(problem).__name__ == "NoArgsIsHelpError":  # a group called without a command: its help is the message
+        output.tell(problem.format_message())
         return problem.exit_code
+    message = problem.format_message().strip().rstrip(".")
     context = getattr(problem, "ctx", None)
     hint = f"{context.command_path} --help" if context is not None else None
     output.error(message[:1].lower() + message[1:], hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,7 +168,7 @@ class Output:
             stream.flush()
 
     def _tagged(self, kind: str, text: str) -> None:
-        self.tell(f"{self.colour(kind, kind, self.err)}: {clean(text)}")
+        self.tell(f"{self.colour(kind, kind, self.err)}: {clean(typed(text) if kind == 'hint' else text)}")
 
     def tell(self, line: str) -> None:
         """Write a line of progress. When nobody reads it any more (`2> >(head)`), the work goes on in silence."""
@@ -289,6 +290,16 @@ def lasting_line(event: Event) -> tuple[str, str] | None:
             return event.get("text") or f"stopped at step {event['step']}, saved and resumable", "plain"
         case _:
             return None
+
+
+def typed(text: str) -> str:
+    """Return a text that names commands with the program as it can be typed here: by its path if no shell finds it."""
+    path = sys.argv[0]
+    if os.path.basename(path) != "nanochat" or shutil.which("nanochat"):
+        return text
+    near = os.path.relpath(path)
+    shown = path if near.startswith("..") else near
+    return re.sub(r"(?<![\w./-])nanochat (?=[a-z])", lambda _: f"{shown} ", text)
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf
 from nanochat_cli.core import files, paths, pipeline, runs
-from nanochat_cli.output import Output
+from nanochat_cli.output import Output, typed
 
 app = App("Train a small model from nothing, offline, and talk to it.", single=True)
 
@@ -135,7 +135,7 @@ def _show(summary: dict[str, Any], exchanges: list[dict[str, str]], recipe: pipe
         out.text("")
     for exchange in exchanges:
         out.text(f"you        {exchange['user']}\nassistant  {exchange['assistant']}\n")
-    out.result({"report": summary["report"], "talk to it": f"nanochat chat --run {recipe.run}"})
+    out.result({"report": summary["report"], "talk to it": typed(f"nanochat chat --run {recipe.run}")})
 
 
 def _baseline(score: dict[str, Any]) -> str:

@@ -44,7 +44,8 @@ def find_run(name: str | None) -> Path:
     if name is None:
         if not known:
             raise MissingArtifact("no run yet", hint="`nanochat demo` trains a small model in minutes")
-        return paths.run_dir(known[0])
+        with_model = (name for name in known if runs.stages_with_model(name))  # others only failed so far
+        return paths.run_dir(next(with_model, known[0]))
     folder = paths.run_dir(name)
     if not folder.is_dir():
         hint = f"runs: {', '.join(known[:8])}" if known else "`nanochat demo` trains a small model in minutes"

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -64,11 +65,19 @@ def train(
     if dry_run:
         out.result(plan.facts(), title=f"would train the tokenizer {plan.name}")
         return
-    with out.watch() as watcher:
-        facts = vocabulary.train(plan, resume=resume, log=events.Listener(watcher.on_event))
+    try:
+        with out.watch() as watcher:
+            facts = vocabulary.train(plan, resume=resume, log=events.Listener(watcher.on_event))
+    except KeyboardInterrupt:
+        if plan.unfinished().exists:
+            again = [word for word in sys.argv[1:] if word != "--resume"]
+            out.hint(f"what was done is saved; to go on: {shlex.join(['nanochat', *again, '--resume'])}")
+        raise
     out.result(facts)
-    data = f"--data {plan.corpora[0].name} " if len(plan.corpora) == 1 else ""
-    out.hint(f"nanochat train base {data}--tokenizer {plan.name}")
+    if plan.corpora:
+        out.hint(f"nanochat train base --data {plan.corpora[0].name} --tokenizer {plan.name}")
+    else:
+        out.hint(f"nanochat data add FILES…, then nanochat train base --tokenizer {plan.name}")
 
 
 @app.command("encode")
@@ -86,6 +95,8 @@ def encode(
     """Turn text into token ids: all of it, or with --jsonl one line of JSON for each line of JSON."""
     from nanochat_cli.core.tokenizer import streaming
 
+    if file is not None and text != "-":
+        raise ConfigError("a text and a file: only one of them can be encoded", hint="leave out one of them")
     tok = _open(tokenizer, backend)
     if jsonl:
         with _source(text, file, out) as (source, name):
@@ -155,13 +166,17 @@ def inspect(
     tokenizer: NameOpt = None,
 ) -> None:
     """Show a tokenizer's facts, or the pieces and tokens of a text, or a conversation with its loss mask."""
+    from nanochat_cli.core.tokenizer import library
+
+    if sum(given is not None for given in (text, file, chat)) > 1:
+        raise ConfigError("a text, a file and a chat file: only one of them can be shown", hint="leave out the others")
     tok = _open(tokenizer)
     if chat is not None:
         _show_chat(tok, chat, number, out)
     elif text is not None or file is not None:
         _show_tokens(tok, _text(text or "-", file, out), out)
     else:
-        out.result(_facts(tok))
+        out.result({"tokenizer": str(library.find(tokenizer)), **_facts(tok)})
 
 
 @app.command("eval")
@@ -171,7 +186,7 @@ def evaluate(
     files: Annotated[list[Path] | None, typer.Argument(help="Texts of your own to measure, too.")] = None,
     tokenizer: NameOpt = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="Corpus whose validation text is measured; repeatable.")
+        list[str] | None, typer.Option("--data", help="Corpus whose validation text is measured, repeatable (automatic: the tokenizer's).")
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -181,8 +196,13 @@ def evaluate(
     """Measure how many bytes a token stands for, in English, code, CJK, maths and texts of your own."""
     from nanochat_cli.core.tokenizer import compare
 
-    tok = _open(tokenizer)
-    texts = compare.samples() | _own_texts(data or [], files or [])
+    from nanochat_cli.core.data import corpus
+    from nanochat_cli.core.tokenizer import library
+
+    folder = library.find(tokenizer)
+    tok = library.open(str(folder))
+    own = data if data is not None else [name for name in corpus.names() if name == folder.name]
+    texts = compare.samples() | _own_texts(own, files or [])
     peers = {} if against == ["none"] else compare.peers(against or compare.PEERS, out.log())
     counters = {"ours": compare.count_ours(tok)} | {name: count for name, (_, count) in peers.items()}
     sizes = {"ours": tok.vocab_size} | {name: size for name, (size, _) in peers.items()}
@@ -215,6 +235,9 @@ def export(
         Path | None, typer.Option("--out", "-o", help="Folder for the files (automatic: NAME-FORMAT).")
     ] = None,
     tokenizer: NameOpt = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace files of an earlier export.", rich_help_panel="Common")
+    ] = False,
     dry_run: DryRunOpt = False,
 ) -> None:
     """Write a tokenizer for tiktoken or for Hugging Face tokenizers: the same ids for every text."""
@@ -226,7 +249,7 @@ def export(
     if dry_run:
         out.result({"folder": str(folder), "format": form.value}, title="would write")
         return
-    out.result({path.name: str(path) for path in exporter.write(tok, form.value, folder)})
+    out.result({path.name: str(path) for path in exporter.write(tok, form.value, folder, replace=force)})
 
 
 def _facts(tok: "Tokenizer") -> dict[str, object]:
@@ -235,6 +258,7 @@ def _facts(tok: "Tokenizer") -> dict[str, object]:
     return {
         "vocab_size": tok.vocab_size,
         "pattern": tok.pattern.name,
+        "regex": tok.pattern.regex,
         "special_tokens": tok.vocab_size - int((lengths > 0).sum()),
         "mean_bytes_of_a_token": float(lengths[lengths > 0].mean()),
         "longest_tokens": longest,

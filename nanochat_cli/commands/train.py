@@ -101,7 +101,18 @@ def run_stage(
         out.hint(f"nanochat train {stage} --run {job.run} --resume")
     shown = {key: value for key, value in outcome.items() if out.json_mode or not isinstance(value, dict | list)}
     out.result({"run": job.run, "stage": stage, **shown})
+    if "stopped" not in outcome:
+        out.hint(NEXT[stage].format(run=job.run))
     return outcome
+
+
+NEXT = {
+    "base": "teach it to chat: nanochat train sft --run {run} --data CHATS.json",
+    "mid": "nanochat train sft --run {run}",
+    "sft": "nanochat chat --run {run}",
+    "rl": "nanochat chat --run {run}",
+}
+"""What one does after a stage."""
 
 
 def show_plan(job: launch.Plan, out: Output) -> None:

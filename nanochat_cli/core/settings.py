@@ -279,6 +279,7 @@ class TokSection:
         "How text is cut: nanochat, gpt4, digit (2, 3, 1 digits in a token), gpt2, or a file with a regular expression"
         " (automatic: digit below 8,192 tokens, else nanochat).",
     )
+    text_field: str = opt("text", "JSON field or column of files that holds the text.")
     max_chars: int | None = opt(None, "Read this many characters, at most (none: all).", min=1)
     doc_cap: int | None = opt(None, "Read this many characters of each document, at most (none: all).", min=1)
     threads: int | None = opt(None, "Threads that count (automatic: one per core); the tokens are the same.", min=1)

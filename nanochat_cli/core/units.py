@@ -9,6 +9,15 @@ from nanochat_cli.core.errors import ConfigError
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
+def write_size(num_bytes: int) -> str:
+    """A size that `parse_size` reads, rounded up to three digits: `81 kB`, `1.24 GB`."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= factor:
+            digits = 10 ** max(0, 3 - len(str(num_bytes // factor)))
+            return f"{-(-num_bytes * digits // factor) / digits:g} {unit}"
+    return f"{num_bytes} B"
+
+
 def parse_size(text: str, option: str) -> int:
     """Bytes of `512MB`, `2 GB`, `1.5G` or plain digits (powers of 1000; `GiB` counts in powers of 1024).
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.units import parse_size
+from nanochat_cli.core.units import parse_size, write_size
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,11 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match=r"no size for --size: "):
         parse_size(text, "--size")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(999, "999 B"), (1000, "1 kB"), (81_234, "81.3 kB"), (1_234_567_890, "1.24 GB"), (999_999, "1000 kB")]
+)
+def test_written_sizes_are_read_again_and_never_smaller(size: int, text: str) -> None:
+    assert write_size(size) == text
+    assert parse_size(text, "--size") >= size

@@ -27,7 +27,7 @@ from nanochat_cli.core.units import parse_size
 _SMALLEST, _LARGEST = 512, 65_536
 _BYTES_PER_TOKEN = 1_000
 _HELD_OUT_CHARS = 4_000_000
-_TEXT_FIELD = "text"
+_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Plan:
     text_bytes: int
     """Size of the training text; for files an estimate from their size on disk."""
     options: Options
+    text_field: str = "text"
+    """JSON field or column of files that holds the text."""
 
     def facts(self) -> dict[str, Any]:
         """What a dry run shows."""
@@ -69,11 +71,12 @@ class Plan:
             "doc_cap": limits.doc_cap,
             "max_chars": limits.max_chars,
             "min_piece_count": self.options.min_piece_count,
+            "text_field": self.text_field,
         }
 
     def unfinished(self) -> Unfinished:
         """Where an interrupted training of this tokenizer waits."""
-        return Unfinished(self.folder.with_name(f".{self.name}.unfinished"), self.identity)
+        return Unfinished(self.folder.with_name(f".{self.name}{_UNFINISHED}"), self.identity)
 
 
 def plan_of(section: TokSection, *, force: bool = False) -> Plan:
@@ -88,6 +91,7 @@ def make_plan(
     name: str | None = None,
     vocab: int | None = None,
     pattern: str | None = None,
+    text_field: str = "text",
     max_chars: int | None = None,
     doc_cap: int | None = None,
     threads: int | None = None,
@@ -122,7 +126,7 @@ def make_plan(
         allow_smaller=allow_smaller,
         text_bytes=text_bytes if not files and max_chars is None and doc_cap is None else None,
     )
-    return Plan(called, folder, found, files, vocab_size, chosen, text_bytes, options)
+    return Plan(called, folder, found, files, vocab_size, chosen, text_bytes, options, text_field)
 
 
 def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any]:
@@ -143,10 +147,6 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
             saved=saved,
             log=log,
         )
-    except KeyboardInterrupt:
-        if saved.exists:
-            log.note("saved what was done; to go on, repeat the command with --resume")
-        raise
     except BadText as problem:
         raise DataError(f"invalid UTF-8: {_where(plan, problem.row)}") from None
     tokenizer.save(plan.folder, replace=True)
@@ -173,7 +173,9 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
 def _take_up(saved: Unfinished, resume: bool, log: Log) -> None:
     if resume:
         if not saved.load():
-            raise MissingArtifact("no interrupted training to go on with", hint="begin it without --resume")
+            there = [path.name[1:].removesuffix(_UNFINISHED) for path in paths.tokenizers_dir().glob(f".*{_UNFINISHED}")]
+            other = f"; interrupted here: {', '.join(sorted(there))}" if there else ""
+            raise MissingArtifact("no interrupted training to go on with", hint=f"begin it without --resume{other}")
         done = "all text counted" if saved.counted else f"{saved.bytes / 1e6:,.0f} MB counted"
         log.note(f"goes on with {done}" + (f" and {len(saved.merges):,} merges" if saved.merges else ""))
     else:
@@ -220,15 +222,15 @@ def _batches(plan: Plan, rows: int) -> Iterator[Batch]:
         if rows < there:
             yield from corpus.arrays("train", skip=rows)
         rows = max(0, rows - there)
-    yield from behind(_file_batches(plan.files), rows)
+    yield from behind(_file_batches(plan), rows)
 
 
-def _file_batches(files: Iterable[Path]) -> Iterator[Batch]:
-    for path in files:
+def _file_batches(plan: Plan) -> Iterator[Batch]:
+    for path in plan.files:
         if readers.is_parquet(path):
-            yield from readers.parquet_arrays(path, _TEXT_FIELD)
+            yield from readers.parquet_arrays(path, plan.text_field)
         else:
-            yield from in_batches(text for _, text in readers.read(path, _TEXT_FIELD, "auto"))
+            yield from in_batches(text for _, text in readers.read(path, plan.text_field, "auto"))
 
 
 def _where(plan: Plan, row: int) -> str:
@@ -240,7 +242,7 @@ def _where(plan: Plan, row: int) -> str:
             row -= shard.rows
     for path in plan.files:
         if not readers.is_parquet(path):  # their readers have refused such text, with its line
-            row -= sum(1 for _ in readers.read(path, _TEXT_FIELD, "auto"))
+            row -= sum(1 for _ in readers.read(path, plan.text_field, "auto"))
         elif row < (there := readers.parquet_rows(path)):
             return readers.parquet_place(path, row)
         else:

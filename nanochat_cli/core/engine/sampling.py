@@ -13,7 +13,8 @@ from torch import Tensor
 def uniforms(seeds: np.ndarray, position: int) -> np.ndarray:
     """Return one number in [0, 1) per seed for a position (SplitMix64 over seed and position); a pure function."""
     with np.errstate(over="ignore"):
-        z = seeds.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        # Counted from 1: the mixing below leaves zero as it is, and a draw of zero is the first token that is possible.
+        z = (seeds.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64(position) * np.uint64(0xD1342543DE82EF95)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)

@@ -80,11 +80,10 @@ def _measure(subject: _Subject, cfg: EvalConfig, context: runs.RunContext, dist:
         "precision": str(subject.model.precision).removeprefix("torch."),
     }
     predictions: list[dict[str, Any]] | None = None
+    # Tasks first: that one is unknown, or none fits, should be told before minutes of other work.
+    asked = _fitting_tasks(subject, cfg, log) if cfg.what.only in ("all", "chat") else []
     if cfg.what.only in ("all", "bpb"):
         record |= _compression(subject, cfg, context.dir, dist, log)
-    asked: list[Task] = []
-    if cfg.what.only in ("all", "chat"):
-        asked = _fitting_tasks(subject, cfg, log)
     if asked:  # else what was asked of these weights before stays on record
         record["tasks"], predictions = _ask(subject, asked, cfg, context.dir, dist, log)
     record["seconds"] = round(time.time() - began, 2)

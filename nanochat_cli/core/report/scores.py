@@ -79,9 +79,7 @@ def details(scores: Scores) -> list[Block]:
 
 
 def _row(stages: list[str], task: str, family: str, by_stage: dict[str, Counts]) -> Row:
-    shares = {stage: counts["correct"] / counts["total"] for stage, counts in by_stage.items()}
-    best = max(shares.values()) if len(set(shares.values())) > 1 else None
-    cells = [_share_cell(by_stage[stage], best) if stage in by_stage else MISSING for stage in stages]
+    cells = [_share_cell(by_stage, stage) if stage in by_stage else MISSING for stage in stages]
     last = list(by_stage.values())[-1]
     kind, total = family.partition("/")[2], f"{last['total']:,} questions"
     if family == WHOLE:
@@ -91,9 +89,15 @@ def _row(stages: list[str], task: str, family: str, by_stage: dict[str, Counts])
     return Row([head, *cells, _baseline_cell(last)], inset=bool(kind))
 
 
-def _share_cell(counts: Counts, best: float | None) -> Cell:
-    share = counts["correct"] / counts["total"]
-    return Cell(percent(share), interval(counts["low"], counts["high"]), strong=share == best)
+def _share_cell(by_stage: dict[str, Counts], stage: str) -> Cell:
+    """Share and interval; with the number of questions where stages differ in it. Bold is only what stands out."""
+    counts = by_stage[stage]
+    others = [other["correct"] / other["total"] for name, other in by_stage.items() if name != stage]
+    note = interval(counts["low"], counts["high"])
+    if len({other["total"] for other in by_stage.values()}) > 1:
+        note += f", {counts['total']:,} asked"
+    stands_out = bool(others) and counts["low"] > max(others)
+    return Cell(percent(counts["correct"] / counts["total"]), note, strong=stands_out)
 
 
 def _baseline(counts: Counts) -> tuple[int, bool] | None:

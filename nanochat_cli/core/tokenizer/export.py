@@ -10,19 +10,30 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_cli.core import files
+from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.tokenizer.tokenizer import RANKS_FILE, SPECIALS, Tokenizer, ranks_text
 
 Format = Literal["tiktoken", "hf"]
 ENCODING_FILE, HF_FILE = "encoding.json", "tokenizer.json"
 
 
-def write(tokenizer: Tokenizer, form: Format, folder: Path) -> list[Path]:
-    """Write a tokenizer in a format of others into `folder` and return the files."""
+def write(tokenizer: Tokenizer, form: Format, folder: Path, *, replace: bool = False) -> list[Path]:
+    """Write a tokenizer in a format of others into `folder` and return the files.
+
+    Raises ConfigError if other files of these names are there, unless `replace`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"a file stands where a folder is needed: {folder}", hint="name another with --out")
     files.make_dir(folder, "the exported tokenizer")
     if form == "tiktoken":
         written = {RANKS_FILE: ranks_text(tokenizer.ordinary), ENCODING_FILE: _as_json(tiktoken_encoding(tokenizer))}
     else:
         written = {HF_FILE: _as_json(hf_tokenizer(tokenizer))}
+    for name, content in written.items():
+        old = folder / name
+        raw = content if isinstance(content, bytes) else content.encode()
+        if old.exists() and not replace and old.read_bytes() != raw:
+            raise ConfigError(f"another file is here already: {old}", hint="name another --out, or replace it with --force")
     for name, content in written.items():
         files.write_atomic(folder / name, content)
     return [folder / name for name in written]

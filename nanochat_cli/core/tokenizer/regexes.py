@@ -61,6 +61,7 @@ class RegexCounter:
         self._counts = _bpe.Counter(_bpe.Splitter("whole"), 1)
         self.documents = 0
         self.bytes = 0
+        self.pieces = 0
 
     @property
     def distinct(self) -> int:
@@ -74,7 +75,9 @@ class RegexCounter:
 
     def feed(self, texts: list[str]) -> None:
         """Add documents."""
-        self._counts.add(list(Counter(chain.from_iterable(map(self._split, texts))).items()))
+        counts = Counter(chain.from_iterable(map(self._split, texts)))
+        self._counts.add(list(counts.items()))
+        self.pieces += counts.total()
         self.documents += len(texts)
         self.bytes += sum(len(text.encode()) for text in texts)
 

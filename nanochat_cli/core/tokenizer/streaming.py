@@ -54,7 +54,9 @@ def encode_lines(tokenizer: Tokenizer, lines: Iterable[bytes], name: str, field:
     for number, value in _values(lines, name):
         text = value.get(field) if isinstance(value, dict) else value
         if not isinstance(text, str):
-            raise DataError(f"no text in field {field}: {name}, line {number}")
+            there = ", ".join(map(str, value)) if isinstance(value, dict) else ""
+            hint = f"name the field that holds the text with --text-field; fields there: {there}" if there else None
+            raise DataError(f"no text in field {field}: {name}, line {number}", hint=hint)
         numbers.append(number)
         texts.append(text)
         if len(texts) == _LINES:

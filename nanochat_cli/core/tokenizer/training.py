@@ -13,6 +13,7 @@ from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.tokenizer.patterns import Counting, Pattern
 from nanochat_cli.core.tokenizer.unfinished import Unfinished
+from nanochat_cli.core.units import write_size
 
 NUM_BYTES = 256
 _BATCH_CHARACTERS = 1 << 22
@@ -86,7 +87,7 @@ def learn_tokens(
     if not saved.bytes:
         raise DataError("no text to train a tokenizer on", hint="nanochat data list shows what a corpus holds")
     if options.max_memory is not None:
-        _check_memory(pieces, num_tokens, options.max_memory)
+        _check_memory(pieces, num_tokens, options.max_memory, options.min_piece_count)
     facts["distinct_pieces"] = len(pieces)
     if options.min_piece_count > 1:
         facts["min_piece_count"] = options.min_piece_count
@@ -109,18 +110,14 @@ def _refuse(asked: int, reached: int) -> None:
     )
 
 
-def _check_memory(pieces: _bpe.Pieces, num_tokens: int, limit: int) -> None:
+def _check_memory(pieces: _bpe.Pieces, num_tokens: int, limit: int, rare: int) -> None:
     needed = pieces.merge_memory(num_tokens)
-    size = _megabytes(needed)
     if needed > limit:
+        size = write_size(needed)
         raise ConfigError(
-            f"merging {len(pieces):,} distinct pieces needs about {size} of memory, {_megabytes(limit)} allowed",
-            hint=f"use --max-memory {size.replace(' ', '')}, or leave out rare pieces: --min-piece-count 2",
+            f"merging {len(pieces):,} distinct pieces needs about {size} of memory, {write_size(limit)} allowed",
+            hint=f"use --max-memory {size.replace(' ', '')}, or leave out more rare pieces: --min-piece-count {rare + 1}",
         )
-
-
-def _megabytes(num_bytes: int) -> str:
-    return f"{-(-num_bytes // 10**6)} MB"
 
 
 # ---- merging ----
@@ -187,7 +184,7 @@ def _count_text(source: Source, counter: Counting, options: Options, saved: Unfi
         saved.rows += len(batch)
         saved.documents = earlier_documents + counter.documents
         saved.bytes = earlier_bytes + counter.bytes
-        detail = f"{counter.distinct:,} distinct pieces"
+        detail = f"{counter.pieces:,} pieces, about {counter.distinct:,} distinct"
         log.progress("counting pieces", saved.bytes / 1e6, total / 1e6 if total else None, "MB", detail)
         if saved.due() or (share is not None and counter.memory > share):
             saved.spill(counter)

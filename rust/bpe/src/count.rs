@@ -127,6 +127,11 @@ impl Counter {
         self.bytes
     }
 
+    /// Pieces found so far, each as often as it occurred.
+    pub fn pieces(&self) -> u64 {
+        self.tables.iter().map(|table| table.seen).sum()
+    }
+
     /// Pieces in memory, those that several threads found counted once for each.
     pub fn distinct(&self) -> usize {
         self.tables.iter().map(Table::len).sum()
@@ -144,7 +149,9 @@ impl Counter {
             table.for_each(|piece, count| file.add(piece, count));
         }
         file.finish()?;
-        self.tables.iter_mut().for_each(|table| *table = Table::new());
+        for table in &mut self.tables {
+            *table = Table { seen: table.seen, ..Table::new() };
+        }
         Ok(())
     }
 
@@ -176,9 +183,11 @@ pub(crate) fn leading(parts: &[Part<'_>], share: usize) -> usize {
 fn count(splitter: Splitter, parts: &[Part<'_>], table: &mut Table) {
     let mut keys = [0; BATCH];
     let mut waiting = 0;
+    let mut seen = 0;
     for Part { text, .. } in parts {
         let bytes = text.as_bytes();
         splitter.for_each(text, |start, end| {
+            seen += 1;
             if end - start > PACKED {
                 table.add_long(&bytes[start..end], 1);
                 return;
@@ -192,6 +201,7 @@ fn count(splitter: Splitter, parts: &[Part<'_>], table: &mut Table) {
         });
     }
     table.add_batch(&keys[..waiting]);
+    table.seen += seen;
 }
 
 /// The bytes from `start` to `end`, [`PACKED`] at most, and how many they are, as one number; never zero.
@@ -227,13 +237,14 @@ struct Table {
     used: usize,
     long: FastMap<Box<[u8]>, i64>,
     long_bytes: usize,
+    seen: u64,
 }
 
 const LONG_ENTRY: usize = 25; // a pointer, a length, a count and a byte of the map's own
 
 impl Table {
     fn new() -> Table {
-        Table { slots: vec![Slot::default(); LEAST_SLOTS], used: 0, long: FastMap::default(), long_bytes: 0 }
+        Table { slots: vec![Slot::default(); LEAST_SLOTS], used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
     }
 
     /// Counts many pieces: first all places are asked for, then all are visited, so that their misses overlap.
@@ -400,6 +411,7 @@ mod tests {
             let path = folder.0.join(number.to_string());
             counter.spill(&path).unwrap();
             assert_eq!(counter.distinct(), 0);
+            assert!(counter.pieces() > 1000);
             files.push(path);
         }
         let sorted = |pieces: Pieces| {

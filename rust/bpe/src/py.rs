@@ -154,6 +154,11 @@ impl Counter {
     }
 
     #[getter]
+    fn pieces(&self) -> PyResult<u64> {
+        Ok(self.inner.as_ref().ok_or_else(used_up)?.pieces())
+    }
+
+    #[getter]
     fn distinct(&self) -> PyResult<usize> {
         Ok(self.inner.as_ref().ok_or_else(used_up)?.distinct())
     }

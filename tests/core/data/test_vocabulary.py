@@ -119,8 +119,10 @@ def test_interrupted_and_resumed(text: Path, monkeypatch: pytest.MonkeyPatch) ->
         vocabulary.train(plan, resume=True)
     with pytest.raises(KeyboardInterrupt):
         vocabulary.train(plan, log=events.Listener(interrupt))
-    assert "repeat the command with --resume" in told[-1]
     assert library.names() == ["whole"]
+    with pytest.raises(MissingArtifact) as caught:
+        vocabulary.train(vocabulary.make_plan(["fox"], name="other", vocab=280), resume=True)
+    assert caught.value.hint == "begin it without --resume; interrupted here: fox"
     with pytest.raises(ConfigError, match="differs in vocab_size"):
         vocabulary.train(vocabulary.make_plan(["fox"], vocab=281), resume=True)
     resumed = vocabulary.train(plan, resume=True, log=events.Listener(lambda event: told.append(event.get("text", ""))))

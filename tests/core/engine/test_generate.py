@@ -86,6 +86,13 @@ def test_uniforms_are_spread_over_seeds_and_positions() -> None:
     assert abs(np.corrcoef(over_seeds[:-1], over_seeds[1:])[0, 1]) < 0.06
 
 
+def test_no_seed_draws_an_edge_of_the_range() -> None:
+    """Seed 0 is the default: its first draw once was zero, which chose a token that is nearly impossible."""
+    draws = np.stack([uniforms(np.arange(64, dtype=np.uint64), position) for position in range(64)])
+    assert draws.min() > 1e-6 and draws.max() < 1 - 1e-6
+    assert len(np.unique(draws)) == draws.size
+
+
 def test_an_empty_prompt_is_refused(model: LanguageModel) -> None:
     with pytest.raises(ValueError, match="at least one token"):
         generate(model, [[1], []], max_new_tokens=2)
