@@ -22,7 +22,8 @@ class Counter:
         """Adds the texts of an Arrow array (utf8, large_utf8, utf8_view; nulls are left out) without a copy.
 
         Each text is cut to `doc_cap` characters; the one that carries their sum beyond `max_chars` is the last. Returns
-        the characters added. ValueError names a row that is no UTF-8; TypeError an array that holds no text.
+        the characters added, 0 if neither limit is given. ValueError names a row that is no UTF-8; TypeError an array
+        that holds no text.
         """
     def add(self, counts: Sequence[tuple[str, int]]) -> None:
         """Adds pieces that were counted elsewhere. ValueError for a count below one."""

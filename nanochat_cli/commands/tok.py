@@ -186,7 +186,10 @@ def evaluate(
     files: Annotated[list[Path] | None, typer.Argument(help="Texts of your own to measure, too.")] = None,
     tokenizer: NameOpt = None,
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="Corpus whose validation text is measured, repeatable (automatic: the tokenizer's).")
+        list[str] | None,
+        typer.Option(
+            "--data", help="Corpus whose validation text is measured, repeatable (automatic: the tokenizer's)."
+        ),
     ] = None,
     against: Annotated[
         list[str] | None,
@@ -194,10 +197,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure how many bytes a token stands for, in English, code, CJK, maths and texts of your own."""
-    from nanochat_cli.core.tokenizer import compare
-
     from nanochat_cli.core.data import corpus
-    from nanochat_cli.core.tokenizer import library
+    from nanochat_cli.core.tokenizer import compare, library
 
     folder = library.find(tokenizer)
     tok = library.open(str(folder))

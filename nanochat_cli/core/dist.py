@@ -57,8 +57,9 @@ class Dist:
         self.any(False)  # a collective on our own device: nccl's barrier would guess one
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group, all at the same time: who goes first would close connections that others still use."""
         if self.world > 1 and td.is_initialized():
+            self.barrier()
             td.destroy_process_group()
 
 

@@ -28,7 +28,8 @@ def test_what_is_no_size(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(999, "999 B"), (1000, "1 kB"), (81_234, "81.3 kB"), (1_234_567_890, "1.24 GB"), (999_999, "1000 kB")]
+    ("size", "text"),
+    [(999, "999 B"), (1000, "1 kB"), (81_234, "81.3 kB"), (1_234_567_890, "1.24 GB"), (999_999, "1000 kB")],
 )
 def test_written_sizes_are_read_again_and_never_smaller(size: int, text: str) -> None:
     assert write_size(size) == text

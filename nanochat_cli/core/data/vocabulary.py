@@ -173,7 +173,9 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
 def _take_up(saved: Unfinished, resume: bool, log: Log) -> None:
     if resume:
         if not saved.load():
-            there = [path.name[1:].removesuffix(_UNFINISHED) for path in paths.tokenizers_dir().glob(f".*{_UNFINISHED}")]
+            there = [
+                path.name[1:].removesuffix(_UNFINISHED) for path in paths.tokenizers_dir().glob(f".*{_UNFINISHED}")
+            ]
             other = f"; interrupted here: {', '.join(sorted(there))}" if there else ""
             raise MissingArtifact("no interrupted training to go on with", hint=f"begin it without --resume{other}")
         done = "all text counted" if saved.counted else f"{saved.bytes / 1e6:,.0f} MB counted"

@@ -33,7 +33,9 @@ def write(tokenizer: Tokenizer, form: Format, folder: Path, *, replace: bool = F
         old = folder / name
         raw = content if isinstance(content, bytes) else content.encode()
         if old.exists() and not replace and old.read_bytes() != raw:
-            raise ConfigError(f"another file is here already: {old}", hint="name another --out, or replace it with --force")
+            raise ConfigError(
+                f"another file is here already: {old}", hint="name another --out, or replace it with --force"
+            )
     for name, content in written.items():
         files.write_atomic(folder / name, content)
     return [folder / name for name in written]

@@ -116,7 +116,7 @@ def _check_memory(pieces: _bpe.Pieces, num_tokens: int, limit: int, rare: int) -
         size = write_size(needed)
         raise ConfigError(
             f"merging {len(pieces):,} distinct pieces needs about {size} of memory, {write_size(limit)} allowed",
-            hint=f"use --max-memory {size.replace(' ', '')}, or leave out more rare pieces: --min-piece-count {rare + 1}",
+            hint=f"use --max-memory {size.replace(' ', '')}, or leave out rarer pieces: --min-piece-count {rare + 1}",
         )
 
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::hash::{FastMap, fold};
+use crate::memory::filled;
 use crate::simd::prefetch;
 use crate::spill::{SpillFile, SpilledCounts};
 use crate::split::{Part, Splitter};
@@ -244,7 +245,7 @@ const LONG_ENTRY: usize = 25; // a pointer, a length, a count and a byte of the 
 
 impl Table {
     fn new() -> Table {
-        Table { slots: vec![Slot::default(); LEAST_SLOTS], used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
+        Table { slots: filled(Slot::default(), LEAST_SLOTS), used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
     }
 
     /// Counts many pieces: first all places are asked for, then all are visited, so that their misses overlap.
@@ -292,7 +293,7 @@ impl Table {
     }
 
     fn grow(&mut self) {
-        let twice = vec![Slot::default(); self.slots.len() * 2];
+        let twice = filled(Slot::default(), self.slots.len() * 2);
         let old = std::mem::replace(&mut self.slots, twice);
         self.used = 0;
         for slot in old.into_iter().filter(|slot| slot.key != 0) {

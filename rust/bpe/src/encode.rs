@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use crate::count::{LARGEST_PART, LEAST_SHARE, PACKED, hash_of, leading, packed};
 use crate::hash::FastMap;
+use crate::memory::{filled, with_room};
 use crate::simd::prefetch;
 use crate::split::{Part, Splitter};
 
@@ -28,13 +29,19 @@ pub struct Encoder {
     caches: Mutex<Vec<Cache>>,
 }
 
-/// Ids of several texts, end to end.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Ids of several texts.
+#[derive(Debug, Default)]
 pub struct Batch {
-    /// All ids.
-    pub ids: Vec<u32>,
+    /// All ids, in as many lists as there were threads.
+    pub ids: Vec<Vec<u32>>,
     /// How many of them belong to each text.
     pub lengths: Vec<u64>,
+}
+
+/// What one thread has encoded.
+struct Share {
+    ids: Vec<u32>,
+    lengths: Vec<u64>,
 }
 
 impl Encoder {
@@ -112,48 +119,48 @@ impl Encoder {
             shares.push(mine);
             rest = others;
         }
-        if let [only] = shares[..] {
-            return self.encode_share(only, first);
-        }
-        let done: Vec<Batch> = std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                shares.iter().map(|share| scope.spawn(move || self.encode_share(share, first))).collect();
-            workers.into_iter().map(|worker| worker.join().expect("encoding does not panic")).collect()
-        });
-        let mut all = Batch { ids: Vec::new(), lengths: Vec::with_capacity(texts.len()) };
-        all.ids.reserve_exact(done.iter().map(|batch| batch.ids.len()).sum());
-        for (batch, share) in done.iter().zip(shares) {
-            all.ids.extend_from_slice(&batch.ids);
-            let mut lengths = &batch.lengths[..];
+        let done: Vec<Share> = match shares[..] {
+            [only] => vec![self.encode_share(only, first)],
+            _ => std::thread::scope(|scope| {
+                let workers: Vec<_> =
+                    shares.iter().map(|share| scope.spawn(move || self.encode_share(share, first))).collect();
+                workers.into_iter().map(|worker| worker.join().expect("encoding does not panic")).collect()
+            }),
+        };
+        let mut all = Batch { ids: Vec::with_capacity(done.len()), lengths: Vec::with_capacity(texts.len()) };
+        for (share, parts) in done.into_iter().zip(shares) {
+            let mut lengths = &share.lengths[..];
             if let (Some(last), [more, others @ ..]) = (all.lengths.last_mut(), lengths)
-                && !share[0].first
+                && !parts[0].first
             {
                 *last += more; // of the text that the share before had begun
                 lengths = others;
             }
             all.lengths.extend_from_slice(lengths);
+            all.ids.push(share.ids);
         }
         all
     }
 
     /// Ids of the parts; lengths of each text that begins among them, behind that of what continues an earlier one.
-    fn encode_share(&self, parts: &[Part<'_>], first: Option<u32>) -> Batch {
-        let mut batch = Batch { ids: Vec::new(), lengths: Vec::with_capacity(parts.len()) };
+    fn encode_share(&self, parts: &[Part<'_>], first: Option<u32>) -> Share {
+        let bytes: usize = parts.iter().map(|part| part.text.len()).sum();
+        let mut share = Share { ids: with_room(bytes / 3), lengths: Vec::with_capacity(parts.len()) };
         let mut cache = self.borrow_cache();
         for part in parts {
-            let start = batch.ids.len();
+            let start = share.ids.len();
             if part.first {
-                batch.ids.extend(first);
+                share.ids.extend(first);
             }
-            self.encode_into(part.text, &mut cache, &mut batch.ids);
-            let length = (batch.ids.len() - start) as u64;
-            match batch.lengths.last_mut() {
+            self.encode_into(part.text, &mut cache, &mut share.ids);
+            let length = (share.ids.len() - start) as u64;
+            match share.lengths.last_mut() {
                 Some(last) if !part.first => *last += length,
-                _ => batch.lengths.push(length),
+                _ => share.lengths.push(length),
             }
         }
         self.return_cache(cache);
-        batch
+        share
     }
 
     fn encode_into(&self, text: &str, cache: &mut Cache, ids: &mut Vec<u32>) {
@@ -381,7 +388,7 @@ impl Slot {
 
 impl Cache {
     fn new() -> Cache {
-        Cache { slots: vec![Slot::default(); CACHE_SLOTS] }
+        Cache { slots: filled(Slot::default(), CACHE_SLOTS) }
     }
 
     #[inline]
@@ -490,14 +497,15 @@ mod tests {
         for threads in [1, 2, 5] {
             for first in [None, Some(9)] {
                 let batch = encoder.encode_batch(&texts, threads, first);
+                assert!(batch.ids.len() <= threads);
                 let extra = u64::from(first.is_some());
                 let lengths: Vec<u64> = single.iter().map(|ids| ids.len() as u64 + extra).collect();
                 let ids: Vec<u32> =
                     single.iter().flat_map(|ids| first.into_iter().chain(ids.iter().copied())).collect();
-                assert_eq!(batch, Batch { ids, lengths });
+                assert_eq!((batch.ids.concat(), batch.lengths), (ids, lengths));
             }
         }
-        assert_eq!(encoder.encode_batch(&[], 2, None), Batch::default());
+        assert!(encoder.encode_batch(&[], 2, None).lengths.is_empty());
     }
 
     #[test]
@@ -505,15 +513,16 @@ mod tests {
         let (_, encoder) = encoder(400);
         let texts = [CORPUS.concat().repeat(9000), "short".into(), " x".repeat(1 << 20), CORPUS[0].repeat(40_000)];
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut want = Batch::default();
+        let (mut ids, mut lengths) = (Vec::new(), Vec::new());
         for text in &texts {
-            let mut ids = vec![7];
+            let before = ids.len();
+            ids.push(7);
             encoder.encode_into(text, &mut Cache::new(), &mut ids);
-            want.lengths.push(ids.len() as u64);
-            want.ids.extend(ids);
+            lengths.push((ids.len() - before) as u64);
         }
         for threads in [1, 2, 3, 8] {
-            assert!(encoder.encode_batch(&texts, threads, Some(7)) == want, "{threads} threads");
+            let batch = encoder.encode_batch(&texts, threads, Some(7));
+            assert!(batch.ids.concat() == ids && batch.lengths == lengths, "{threads} threads");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod count;
 pub mod encode;
 mod gpt2;
 mod hash;
+mod memory;
 mod pairs;
 #[cfg(feature = "python")]
 mod py;

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::count::Pieces;
 use crate::hash::fold;
+use crate::memory::{filled, reserve, with_room};
 use crate::train::Pair;
 
 /// Where a pair begins: a position among the symbols, and the piece that it lies in.
@@ -59,7 +60,7 @@ impl Pairs {
         let mut total = 0;
         let starts: Vec<usize> = ends.iter().map(|&places| (total, total += places).0).collect();
         let mut next = starts.clone();
-        let mut places = vec![Place::default(); total];
+        let mut places = filled(Place::default(), total);
         let mut position = 1;
         for (number, (piece, _)) in pieces.iter().enumerate() {
             for (offset, two) in piece.windows(2).enumerate() {
@@ -70,7 +71,7 @@ impl Pairs {
             position += piece.len() + 1;
         }
         let mut pairs = Pairs {
-            slots: vec![Slot::default(); 1 << 12],
+            slots: filled(Slot::default(), 1 << 12),
             used: 0,
             places,
             heap: BinaryHeap::new(),
@@ -126,6 +127,7 @@ impl Pairs {
     /// Makes room for places and returns where it begins.
     pub fn reserve(&mut self, places: usize) -> usize {
         let start = self.places.len();
+        reserve(&mut self.places, places);
         self.places.resize(start + places, Place::default());
         start
     }
@@ -148,7 +150,7 @@ impl Pairs {
         if self.places.len() < self.tidy_at {
             return;
         }
-        let mut kept = Vec::with_capacity(self.places.len() / 2);
+        let mut kept = with_room(self.places.len() / 2);
         for slot in &mut self.slots {
             let old = slot.start as usize..slot.start as usize + slot.places as usize;
             slot.start = kept.len() as u64;
@@ -190,7 +192,7 @@ impl Pairs {
     fn rebuild(&mut self) {
         let live = self.slots.iter().filter(|slot| slot.count > 0).count();
         let size = if live * 4 > self.slots.len() { self.slots.len() * 2 } else { self.slots.len() };
-        let old = std::mem::replace(&mut self.slots, vec![Slot::default(); size]);
+        let old = std::mem::replace(&mut self.slots, filled(Slot::default(), size));
         self.used = 0;
         for slot in old.into_iter().filter(|slot| slot.count > 0) {
             self.set(slot);

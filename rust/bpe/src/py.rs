@@ -114,7 +114,7 @@ impl Counter {
         Ok(())
     }
 
-    /// Returns the characters that were counted: all of the texts, cut to `doc_cap` each, up to and including the text
+    /// Returns the characters that were counted, if there is a limit: all of the texts, cut to `doc_cap` each, up to and including the text
     /// that carries their sum beyond `max_chars`.
     #[pyo3(signature = (array, doc_cap=None, max_chars=None))]
     fn feed_arrow(
@@ -127,6 +127,10 @@ impl Counter {
         let inner = self.inner.as_mut().ok_or_else(used_up)?;
         with_texts(array, |texts| {
             py.detach(|| {
+                if doc_cap.is_none() && max_chars.is_none() {
+                    inner.feed(texts);
+                    return 0;
+                }
                 let mut chars = 0;
                 let mut fed = Vec::with_capacity(texts.len());
                 for text in texts {
@@ -325,26 +329,42 @@ fn as_bytes<'py>(
     narrow: bool,
 ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
     let ids = if narrow {
-        if batch.ids.iter().any(|&id| id > u32::from(u16::MAX)) {
+        if batch.ids.iter().flatten().any(|&id| id > u32::from(u16::MAX)) {
             return Err(PyValueError::new_err("an id that two bytes cannot hold"));
         }
         flat(py, &batch.ids, |id| (id as u16).to_ne_bytes())
     } else {
         flat(py, &batch.ids, u32::to_ne_bytes)
     };
-    Ok((ids?, flat(py, &batch.lengths, u64::to_ne_bytes)?))
+    Ok((ids?, flat(py, &[&batch.lengths], u64::to_ne_bytes)?))
 }
 
-/// Numbers as the bytes that numpy reads them from.
-fn flat<'py, T: Copy, const N: usize>(
+/// Lists of numbers end to end, as the bytes that numpy reads them from; each list is written by a thread of its own.
+fn flat<'py, T: Copy + Sync, const N: usize>(
     py: Python<'py>,
-    numbers: &[T],
-    bytes_of: impl Fn(T) -> [u8; N],
+    lists: &[impl AsRef<[T]> + Sync],
+    bytes_of: impl Fn(T) -> [u8; N] + Copy + Send,
 ) -> PyResult<Bound<'py, PyByteArray>> {
-    PyByteArray::new_with(py, numbers.len() * N, |target| {
+    let write = move |target: &mut [u8], numbers: &[T]| {
         for (slot, &number) in target.chunks_exact_mut(N).zip(numbers) {
             slot.copy_from_slice(&bytes_of(number));
         }
+    };
+    let length: usize = lists.iter().map(|list| list.as_ref().len()).sum();
+    PyByteArray::new_with(py, length * N, |target| {
+        std::thread::scope(|scope| {
+            let mut rest = target;
+            for list in lists {
+                let numbers = list.as_ref();
+                let (mine, others) = rest.split_at_mut(numbers.len() * N);
+                rest = others;
+                if rest.is_empty() {
+                    write(mine, numbers); // the last one is the calling thread's own
+                } else {
+                    scope.spawn(move || write(mine, numbers));
+                }
+            }
+        });
         Ok(())
     })
 }

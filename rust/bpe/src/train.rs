@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::count::Pieces;
+use crate::memory::with_room;
 use crate::pairs::{Pairs, Place};
 use crate::simd::prefetch;
 
@@ -226,7 +227,7 @@ struct Merger<S> {
 
 impl<S: Symbol> Merger<S> {
     fn new(pieces: &Pieces, target: usize) -> Merger<S> {
-        let mut symbols = Vec::with_capacity(pieces.num_bytes() + pieces.len() + 1);
+        let mut symbols = with_room(pieces.num_bytes() + pieces.len() + 1);
         symbols.push(S::EDGE);
         for (piece, _) in pieces.iter() {
             symbols.extend(piece.iter().map(|&byte| S::of(u32::from(byte))));
@@ -248,7 +249,9 @@ impl<S: Symbol> Merger<S> {
         let places = pairs.take(pair);
         for index in places.clone() {
             let ahead = (index + AHEAD).min(places.end - 1);
-            prefetch(&self.symbols, pairs.place(ahead).position as usize);
+            let later = pairs.place(ahead);
+            prefetch(&self.symbols, later.position as usize);
+            prefetch(counts, later.piece as usize);
             let place = pairs.place(index);
             let at = place.position as usize;
             let middle = at + first_bytes;

@@ -14,6 +14,7 @@ import pytest
 
 from nanochat_cli.core import machine
 from nanochat_cli.core.errors import MissingArtifact
+from nanochat_cli.core.report import scores
 from nanochat_cli.core.report.card import write_report
 
 MakeRun = Callable[..., Path]
@@ -93,7 +94,8 @@ def test_every_chart_is_valid_svg_with_title_and_description(texts: tuple[str, s
 def test_markdown_tells_the_same_figures(texts: tuple[str, str]) -> None:
     markdown, html = texts
     row = next(line for line in markdown.splitlines() if line.startswith("| addition"))
-    assert "97.0 % (93.6–98.6)" in row and "**99.0 %** (96.4–99.7)" in row
+    assert "97.0 % (93.6–98.6)" in row and "99.0 % (96.4–99.7)" in row
+    assert "**" not in row, "two points more of 200 are within chance"
     story = next(line for line in markdown.splitlines() if line.startswith("| story"))
     assert r"62.0 % \*" in story  # the shortcut, which beats the majority
     visible = " ".join(Page(html).seen)
@@ -229,3 +231,15 @@ def test_command_writes_both_files(make_run: MakeRun, monkeypatch: pytest.Monkey
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(make_run(("sft",)).parent.parent))
     assert [path.name for path in report.write("demo")] == ["report.md", "report.html"]
     assert [path.name for path in report.write("demo")] == ["report.md", "report.html"]  # twice is no problem
+
+
+def test_bold_is_what_chance_does_not_explain_and_other_numbers_of_questions_are_told() -> None:
+    few = {"correct": 49, "total": 50, "low": 0.895, "high": 0.996}
+    many = {"correct": 189, "total": 200, "low": 0.904, "high": 0.969}
+    poor = {"correct": 90, "total": 200, "low": 0.38, "high": 0.52}
+    row = scores._row(["sft", "rl"], "task", "spell", {"sft": few, "rl": many})
+    assert [cell.strong for cell in row.cells[1:3]] == [False, False]
+    assert [str(cell.remark).rpartition(", ")[2] for cell in row.cells[1:3]] == ["50 asked", "200 asked"]
+    row = scores._row(["sft", "rl"], "task", "spell", {"sft": poor, "rl": many})
+    assert [cell.strong for cell in row.cells[1:3]] == [False, True]
+    assert "asked" not in str(row.cells[1].remark)
