@@ -50,7 +50,9 @@ class Pieces:
 
     def __init__(self) -> None: ...
     def gather(self, spilled: Sequence[str], partition: int, min_count: int = 1) -> None:
-        """Adds one of 64 partitions from files that `Counter.spill` wrote. OSError for a damaged or missing file."""
+        """Adds one of 64 partitions from files that `Counter.spill` wrote. OSError, or ValueError if damaged."""
+    def spill(self, path: str) -> None:
+        """Writes all of them to a file, as `Counter.spill` does. OSError if the disk refuses."""
     def __len__(self) -> int: ...
     def merge_memory(self, num_tokens: int) -> int:
         """Bytes of memory that training to `num_tokens` tokens takes at most, about."""
@@ -65,7 +67,7 @@ class Trainer:
     def step(self, max_ms: int) -> bool:
         """Merges for about `max_ms` milliseconds, without the interpreter lock; True when there is no more to do.
 
-        ValueError if a merge that is to be followed joins what never meets.
+        ValueError if a merge that is to be followed is not the one that these pieces lead to.
         """
     def merges(self) -> list[tuple[int, int]]:
         """The two tokens that each new token joins, in the order of ids."""

@@ -21,6 +21,7 @@ LAYERS = {
     "core.events": 0,
     "core.machine": 0,
     "core.units": 0,
+    "core.interrupts": 0,
     "core.runs": 1,
     "core.launch": 1,
     "core.models.shape": 1,

@@ -48,6 +48,7 @@ ForceOpt = Annotated[
 NameOpt = Annotated[
     str | None, typer.Option("--tokenizer", "-t", help="Tokenizer, by name or folder (automatic: the newest).")
 ]
+TextFieldOpt = Annotated[str, typer.Option("--text-field", help="JSON field or column that holds the text.")]
 JsonlOpt = Annotated[bool, typer.Option("--jsonl", help="Lines of JSON in and out, a document each.")]
 FileOpt = Annotated[Path | None, typer.Option("--file", "-f", help="Read the text from this file.")]
 
@@ -69,10 +70,13 @@ def train(
         with out.watch() as watcher:
             facts = vocabulary.train(plan, resume=resume, log=events.Listener(watcher.on_event))
     except KeyboardInterrupt:
-        if plan.unfinished().exists:
-            again = [word for word in sys.argv[1:] if word != "--resume"]
-            out.hint(f"what was done is saved; to go on: {shlex.join(['nanochat', *again, '--resume'])}")
-        raise
+        if not plan.unfinished().exists:
+            raise
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        out.note("stopped; what was done is saved and resumable")
+        out.hint(shlex.join(["nanochat", *again, "--resume"]))
+        out.result({"tokenizer": plan.name, "stopped": True})
+        return
     out.result(facts)
     if plan.corpora:
         out.hint(f"nanochat train base --data {plan.corpora[0].name} --tokenizer {plan.name}")
@@ -89,7 +93,7 @@ def encode(
     tokenizer: NameOpt = None,
     bos: Annotated[bool, typer.Option("--bos", help="Start with the token that opens every document.")] = False,
     jsonl: JsonlOpt = False,
-    text_field: Annotated[str, typer.Option("--text-field", help="With --jsonl: the field with the text.")] = "text",
+    text_field: TextFieldOpt = "text",
     backend: Annotated[Backend, typer.Option("--backend", help="What encodes; the ids are the same.")] = Backend.native,
 ) -> None:
     """Turn text into token ids: all of it, or with --jsonl one line of JSON for each line of JSON."""
@@ -140,7 +144,7 @@ def decode(
             if source is None:
                 raise ConfigError("--jsonl reads standard input", hint="leave out the ids")
             for line in streaming.decode_lines(tok, source, name):
-                out.text(line)
+                out.out.write(line + "\n")
             return
         words = streaming.words_of(source, name) if source else iter(" ".join(ids or []).replace(",", " ").split())
         if out.json_mode:
@@ -191,6 +195,7 @@ def evaluate(
             "--data", help="Corpus whose validation text is measured, repeatable (automatic: the tokenizer's)."
         ),
     ] = None,
+    text_field: TextFieldOpt = "text",
     against: Annotated[
         list[str] | None,
         typer.Option("--against", help="Encoding of tiktoken to compare with; repeatable; none: no other."),
@@ -203,7 +208,7 @@ def evaluate(
     folder = library.find(tokenizer)
     tok = library.open(str(folder))
     own = data if data is not None else [name for name in corpus.names() if name == folder.name]
-    texts = compare.samples() | _own_texts(own, files or [])
+    texts = compare.samples() | _own_texts(own, files or [], text_field)
     peers = {} if against == ["none"] else compare.peers(against or compare.PEERS, out.log())
     counters = {"ours": compare.count_ours(tok)} | {name: count for name, (_, count) in peers.items()}
     sizes = {"ours": tok.vocab_size} | {name: size for name, (size, _) in peers.items()}
@@ -302,15 +307,15 @@ def _show_chat(tok: "Tokenizer", path: Path, number: int, out: Output) -> None:
     out.note(f"{len(ids)} tokens, {sum(mask)} trained on ({'in colour' if marks else 'in brackets'})")
 
 
-def _own_texts(corpora: list[str], files: list[Path]) -> dict[str, list[str]]:
+def _own_texts(corpora: list[str], files: list[Path], text_field: str) -> dict[str, list[str]]:
     from nanochat_cli.core.data import vocabulary
     from nanochat_cli.core.data.corpus import Corpus
-    from nanochat_cli.core.data.textfile import check_given, read_text
+    from nanochat_cli.core.data.textfile import check_given
 
     texts = {f"{name} (validation)": vocabulary.held_out(Corpus.open(name)) for name in corpora}
     for path in files:
         check_given(path)
-        texts[path.name] = [read_text(path)]
+        texts[str(path)] = vocabulary.sample_of_file(path, text_field)
     return texts
 
 
@@ -337,12 +342,7 @@ def _open(name: str | None, backend: Backend = Backend.native) -> "Tokenizer":
 
 def _text(text: str, file: Path | None, out: Output) -> str:
     """The whole text of an argument, a file or standard input."""
-    if file is not None:
-        from nanochat_cli.core.data.textfile import check_given, read_text
-
-        check_given(file)
-        return read_text(file)
-    if text != "-":
+    if file is None and text != "-":
         return text
     with _source(text, file, out) as (source, name):
         try:

@@ -234,9 +234,8 @@ def _run_stage(
         from nanochat_cli.core.data import vocabulary
 
         tok = _resolve(TokTrainConfig, recipe, stage, {}).tok
-        return vocabulary.train(
-            vocabulary.plan_of(dataclasses.replace(tok, input=(recipe.run,), name=recipe.run)), log=log
-        )
+        plan = vocabulary.plan_of(dataclasses.replace(tok, input=(recipe.run,), name=recipe.run))
+        return vocabulary.train(plan, resume=plan.can_resume(), log=log)
     from nanochat_cli.core import report
 
     return {"report": [str(path) for path in report.write(recipe.run, log=log)]}

@@ -148,6 +148,37 @@ def test_a_long_stream_is_the_same_as_the_whole(cli: Cli, tokenizer: Tokenizer) 
     assert cli("tok", "decode", input=" ".join(encoded.stdout.split()[1:])).stdout == text
 
 
+def test_text_without_a_place_to_cut_and_other_ends_of_lines(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    for raw in (b"\xef\xbb\xbfa\r\nb\r\n", ("x" * (3 << 20)).encode(), b"\n" * (2 << 20), "中".encode() * (1 << 20)):
+        path.write_bytes(raw)
+        plain, with_json = cli("tok", "encode", "-f", str(path)), cli("tok", "encode", "-f", str(path), "--json")
+        assert list(map(int, plain.stdout.split())) == json.loads(with_json.stdout)["ids"]
+        assert json.loads(with_json.stdout)["ids"] == tokenizer.encode(raw.decode())
+
+
+def test_controls_survive_lines_of_json(cli: Cli, tokenizer: Tokenizer) -> None:
+    text = "a\x85b\x7fc\x1b[2Jd\u2028e"
+    encoded = cli("tok", "encode", "--jsonl", input=json.dumps(text) + "\n")
+    decoded = cli("tok", "decode", "--jsonl", input=encoded.stdout)
+    assert json.loads(decoded.stdout)["text"] == text
+    assert not set(decoded.stdout) & {"\x85", "\x7f", "\x1b"}
+
+
+def test_ids_apart_by_tabs(cli: Cli, tokenizer: Tokenizer) -> None:
+    assert cli("tok", "decode", input="104\t105,106\n\n107").stdout == "hijk"
+
+
+def test_only_one_thing_at_a_time(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for argv in (
+        ["encode", "a", "-f", "b.txt"],
+        ["inspect", "a", "--chat", "b.json"],
+        ["inspect", "-f", "a", "--chat", "b"],
+    ):
+        done = cli("tok", *argv)
+        assert (done.returncode, done.stdout) == (2, "") and "only one of them" in done.stderr
+
+
 def test_lines_of_json(cli: Cli, tokenizer: Tokenizer) -> None:
     lines = '{"text": "the king"}\n"queen"\n\n{"text": "", "more": 1}\n'
     done = cli("tok", "encode", "--jsonl", input=lines)
@@ -205,9 +236,9 @@ def test_eval(cli: Cli, tokenizer: Tokenizer, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["vocab_size"] == {"ours": 280}
     rows = {row["text"]: row for row in found["texts"]}
-    assert set(rows) == {"english", "code", "cjk", "maths", "own.txt"}
-    assert rows["own.txt"]["tokens"]["ours"] == len(tokenizer.encode(own.read_text()))
-    assert rows["own.txt"]["bytes_per_token"]["ours"] == pytest.approx(460 / len(tokenizer.encode(own.read_text())))
+    assert set(rows) == {"english", "code", "cjk", "maths", str(own)}
+    assert rows[str(own)]["tokens"]["ours"] == len(tokenizer.encode(own.read_text()))
+    assert rows[str(own)]["bytes_per_token"]["ours"] == pytest.approx(460 / len(tokenizer.encode(own.read_text())))
     table = cli("tok", "eval", "--against", "none").stdout
     assert "ours (280)" in table and "cjk" in table
 
@@ -249,3 +280,4 @@ def test_nothing_to_resume(cli: Cli, tmp_path: Path) -> None:
     done = cli("tok", "train", "--vocab", "270", "--input", str(tmp_path / "text.txt"), "--name", "own", "--resume")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "error: no interrupted training to go on with\nhint: begin it without --resume\n"
+    assert not list(paths.tokenizers_dir().iterdir())

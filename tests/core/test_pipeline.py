@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,8 +74,9 @@ def test_a_stage_that_stopped_ends_the_recipe(tmp_path: Path, monkeypatch: pytes
 
 def test_the_tokenizer_gets_every_option_of_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(vocabulary, "make_plan", lambda inputs, **options: given.update(options))
-    monkeypatch.setattr(vocabulary, "train", lambda plan, log: {})
+    plan = SimpleNamespace(can_resume=lambda: False)
+    monkeypatch.setattr(vocabulary, "make_plan", lambda inputs, **options: given.update(options) or plan)
+    monkeypatch.setattr(vocabulary, "train", lambda plan, resume, log: {})
     chosen = pipeline.select(recipe(tmp_path), last="tok")
     pipeline.run(chosen, lambda _: None)
     assert {"name": "own", "vocab": 300, "pattern": None, "max_chars": 1000, "doc_cap": 50}.items() <= given.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanochat_cli.core.data import cutting, jsonfile
 from nanochat_cli.core.data.cutting import Cut
-from nanochat_cli.core.data.textfile import kind_of, lines
+from nanochat_cli.core.data.textfile import COMPRESSED, kind_of, lines
 from nanochat_cli.core.errors import DataError
 
 Document = tuple[int, str]  # line (text, JSON, csv; from 1) or row (parquet; from 1), and the text
@@ -131,10 +131,27 @@ def parquet_arrays(path: Path, field: str) -> Iterator[Any]:
                     column = pa.Array.from_buffers(
                         text, len(column), column.buffers(), column.null_count, column.offset
                     )
-                yield column
+                yield column.cast(pa.large_string()) if types.is_dictionary(kind) else column
     except (pa.ArrowException, OSError) as problem:
         reason = str(problem).splitlines()[0]
         raise DataError(f"cannot read as parquet: {path} ({reason})") from problem
+
+
+def text_size(path: Path, field: str) -> int | None:
+    """Bytes of text in a file as far as that can be told without reading it; None for what is compressed as a whole."""
+    if not is_parquet(path):
+        return None if path.suffix.lower() in COMPRESSED else path.stat().st_size
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        metadata = parquet.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return None  # whoever reads it will say what is wrong
+    columns = [
+        metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
+    ]
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
 
 
 def parquet_rows(path: Path) -> int:
@@ -165,8 +182,9 @@ def _is_text(kind: Any) -> bool:
         types.is_large_string,
         types.is_binary,
         types.is_large_binary,
+        types.is_string_view,
     )
-    return any(test(kind) for test in tests)
+    return any(test(kind.value_type if types.is_dictionary(kind) else kind) for test in tests)
 
 
 def _texts_first(schema: Any) -> list[str]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_cli.core import machine, paths
+from nanochat_cli.core import files, machine, paths, runs
 from nanochat_cli.core.data import corpus as corpora
 from nanochat_cli.core.data import importer, readers
 from nanochat_cli.core.data.ahead import read_ahead
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
+from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact, NanochatError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.settings import TokSection
 from nanochat_cli.core.tokenizer import patterns
 from nanochat_cli.core.tokenizer.patterns import Pattern
 from nanochat_cli.core.tokenizer.tokenizer import INFO_FILE, Tokenizer, check_vocab_size
 from nanochat_cli.core.tokenizer.training import BadText, Batch, Limits, Options, behind, in_batches
-from nanochat_cli.core.tokenizer.unfinished import Unfinished
+from nanochat_cli.core.tokenizer.unfinished import STATE, Unfinished
 from nanochat_cli.core.units import parse_size
 
 _SMALLEST, _LARGEST = 512, 65_536
@@ -45,6 +48,8 @@ class Plan:
     options: Options
     text_field: str = "text"
     """JSON field or column of files that holds the text."""
+    force: bool = False
+    """Replace a tokenizer of the same name."""
 
     def facts(self) -> dict[str, Any]:
         """What a dry run shows."""
@@ -74,9 +79,21 @@ class Plan:
             "text_field": self.text_field,
         }
 
-    def unfinished(self) -> Unfinished:
+    @property
+    def unfinished_dir(self) -> Path:
         """Where an interrupted training of this tokenizer waits."""
-        return Unfinished(self.folder.with_name(f".{self.name}{_UNFINISHED}"), self.identity)
+        return self.folder.with_name(f".{self.name}{_UNFINISHED}")
+
+    def can_resume(self) -> bool:
+        """True if this very training was interrupted and has saved what it did."""
+        try:
+            return self.unfinished().load()
+        except NanochatError:
+            return False
+
+    def unfinished(self) -> Unfinished:
+        """How far an interrupted training of this tokenizer came, once it is loaded."""
+        return Unfinished(self.unfinished_dir, self.identity)
 
 
 def plan_of(section: TokSection, *, force: bool = False) -> Plan:
@@ -107,11 +124,13 @@ def make_plan(
     """
     if vocab is not None:
         check_vocab_size(vocab)
-    found, files = _sources(list(inputs))
-    text_bytes = sum(corpus.text_bytes("train") for corpus in found) + sum(path.stat().st_size for path in files)
+    found, given = _sources(list(inputs))
+    sizes = [readers.text_size(path, text_field) for path in given]
+    told = [size if size is not None else path.stat().st_size for size, path in zip(sizes, given)]
+    text_bytes = sum(corpus.text_bytes("train") for corpus in found) + sum(told)
     vocab_size = vocab if vocab is not None else automatic_vocab_size(text_bytes)
     chosen = patterns.find(pattern if pattern is not None else patterns.automatic(vocab_size))
-    called = paths.check_name("tokenizer", name if name is not None else _name_of(found, files))
+    called = paths.check_name("tokenizer", name if name is not None else _name_of(found, given))
     folder = paths.tokenizer_dir(called)
     if (folder / INFO_FILE).is_file() and not force:
         raise ConfigError(
@@ -124,9 +143,9 @@ def make_plan(
         max_memory=parse_size(max_memory, "--max-memory") if max_memory is not None else None,
         min_piece_count=min_piece_count,
         allow_smaller=allow_smaller,
-        text_bytes=text_bytes if not files and max_chars is None and doc_cap is None else None,
+        text_bytes=text_bytes if max_chars is None and doc_cap is None and None not in sizes else None,
     )
-    return Plan(called, folder, found, files, vocab_size, chosen, text_bytes, options, text_field)
+    return Plan(called, folder, found, given, vocab_size, chosen, text_bytes, options, text_field, force)
 
 
 def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any]:
@@ -137,20 +156,21 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
     """
     began = time.monotonic()
     saved = plan.unfinished()
-    _take_up(saved, resume, log)
-    try:
-        tokenizer = Tokenizer.train_on_batches(
-            lambda rows: read_ahead(_batches(plan, rows)),
-            plan.vocab_size,
-            pattern=plan.pattern,
-            options=plan.options,
-            saved=saved,
-            log=log,
-        )
-    except BadText as problem:
-        raise DataError(f"invalid UTF-8: {_where(plan, problem.row)}") from None
-    tokenizer.save(plan.folder, replace=True)
-    saved.clear()
+    with _alone(plan):
+        _take_up(saved, resume, log)
+        try:
+            tokenizer = Tokenizer.train_on_batches(
+                lambda rows: read_ahead(_batches(plan, rows)),
+                plan.vocab_size,
+                pattern=plan.pattern,
+                options=plan.options,
+                saved=saved,
+                log=log,
+            )
+        except BadText as problem:
+            raise DataError(f"invalid UTF-8: {_where(plan, problem.row)}") from None
+        tokenizer.save(plan.folder, replace=plan.force)
+        saved.clear()
     facts = tokenizer.training
     return {
         "tokenizer": plan.name,
@@ -170,12 +190,31 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
     }
 
 
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """Keep a second training of the same name out, and leave no folder behind that holds nothing."""
+    folder = plan.unfinished_dir
+    while True:
+        files.make_dir(folder, "the unfinished tokenizer")
+        with runs.lock(folder) as handle:
+            try:
+                if not os.path.samestat(os.fstat(handle), os.stat(folder / "lock")):
+                    continue
+            except FileNotFoundError:
+                continue  # whoever held it has taken the folder away
+            try:
+                yield
+            finally:
+                if not plan.unfinished().exists:
+                    shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
 def _take_up(saved: Unfinished, resume: bool, log: Log) -> None:
     if resume:
         if not saved.load():
-            there = [
-                path.name[1:].removesuffix(_UNFINISHED) for path in paths.tokenizers_dir().glob(f".*{_UNFINISHED}")
-            ]
+            waiting = (path.parent.name for path in paths.tokenizers_dir().glob(f".*{_UNFINISHED}/{STATE}"))
+            there = [name[1:].removesuffix(_UNFINISHED) for name in waiting]
             other = f"; interrupted here: {', '.join(sorted(there))}" if there else ""
             raise MissingArtifact("no interrupted training to go on with", hint=f"begin it without --resume{other}")
         done = "all text counted" if saved.counted else f"{saved.bytes / 1e6:,.0f} MB counted"
@@ -255,6 +294,11 @@ def _where(plan: Plan, row: int) -> str:
 def held_out(corpus: Corpus) -> list[str]:
     """Validation text of a corpus, about four million characters at most."""
     return list(_first((text for group in corpus.documents("val") for text in group), _HELD_OUT_CHARS))
+
+
+def sample_of_file(path: Path, text_field: str) -> list[str]:
+    """Documents of a file, about four million characters at most; any format that a corpus is made from."""
+    return list(_first((text for _, text in readers.read(path, text_field, "auto")), _HELD_OUT_CHARS))
 
 
 def _first(texts: Iterator[str], max_chars: int) -> Iterator[str]:

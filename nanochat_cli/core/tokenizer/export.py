@@ -22,6 +22,7 @@ def write(tokenizer: Tokenizer, form: Format, folder: Path, *, replace: bool = F
 
     Raises ConfigError if other files of these names are there, unless `replace`.
     """
+    refuse_custom(tokenizer)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"a file stands where a folder is needed: {folder}", hint="name another with --out")
     files.make_dir(folder, "the exported tokenizer")
@@ -39,6 +40,15 @@ def write(tokenizer: Tokenizer, form: Format, folder: Path, *, replace: bool = F
     for name, content in written.items():
         files.write_atomic(folder / name, content)
     return [folder / name for name in written]
+
+
+def refuse_custom(tokenizer: Tokenizer) -> None:
+    """Raise ConfigError for a split pattern that other libraries may read in another way."""
+    if not tokenizer.pattern.is_native:
+        raise ConfigError(
+            "a split pattern of its own has no equal in other libraries: their regular expressions differ",
+            hint="train one with --pattern nanochat, gpt4, digit or gpt2",
+        )
 
 
 def tiktoken_encoding(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ expression works too, through an engine that is about a hundred times slower (se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,16 @@ class Pattern:
     def last_cut(self, text: str) -> int:
         """The last place where `text` may be cut without changing its pieces, whatever follows it; 0 if there is none.
 
-        White space alone looks ahead: behind a line break a new piece begins if no more of it follows.
+        No piece reaches from a letter or digit into white space, and none depends on what is to its left.
         """
         if not self.is_native:
             return 0
-        alone = self.max_digits is None  # GPT-2 does not tell line breaks from other white space
-        end = len(text) - 1
-        while (end := text.rfind("\n", 0, end)) >= 0:
-            if not text[end + 1].isspace() and not (alone and end and text[end - 1].isspace()):
-                return end + 1
+        low = len(text)
+        while low > 0:  # from the end, in stretches that grow
+            low = max(0, 2 * low - len(text) - _STRETCH)
+            cuts = [found.end() for found in _CUT.finditer(text, low)]
+            if cuts:
+                return cuts[-1]
         return 0
 
     def counter(self, threads: int) -> Counting:
@@ -141,6 +143,8 @@ PATTERN_NAMES = tuple(_KNOWN)
 
 _WORTH_TWO_DIGITS = 8_192
 _LARGEST_FILE = 65_536
+_STRETCH = 4096
+_CUT = re.compile(r"[A-Za-z0-9](?=[ \t\r\n])")
 
 
 def automatic(vocab_size: int) -> str:

@@ -15,7 +15,9 @@ import numpy as np
 import regex
 
 from nanochat_cli import _bpe
-from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.errors import ConfigError, DataError
+
+_PATIENCE_S = 60.0  # for one document: an expression may need time that grows exponentially
 
 
 class RegexSplitter:
@@ -25,16 +27,26 @@ class RegexSplitter:
         """Raises ConfigError for what is no regular expression, or one that can match the empty string."""
         try:
             self._compiled = regex.compile(pattern)
-        except regex.error as problem:
-            raise ConfigError(f"no regular expression: {pattern!r} ({problem})") from None
+        except (regex.error, RecursionError, OverflowError) as problem:
+            raise ConfigError(f"no regular expression: {pattern[:200]!r} ({problem})") from None
+        if self._compiled.flags & regex.REVERSE:
+            raise ConfigError(f"a split pattern that searches backwards: {pattern[:200]!r}", hint="leave out (?r)")
         if self._compiled.match("") is not None:
             raise _matches_nothing(pattern)
 
     def split(self, text: str) -> list[str]:
-        """`text` in pieces. Raises ConfigError where the pattern matches the empty string."""
+        """`text` in pieces. Raises ConfigError where the pattern matches the empty string, DataError after a minute."""
+        try:
+            return self._pieces(text)
+        except TimeoutError:
+            raise DataError(
+                f"the split pattern needs more than {_PATIENCE_S:.0f} s for a document of {len(text):,} characters"
+            ) from None
+
+    def _pieces(self, text: str) -> list[str]:
         pieces: list[str] = []
         end = 0
-        for match in self._compiled.finditer(text):
+        for match in self._compiled.finditer(text, timeout=_PATIENCE_S):
             start, stop = match.span()
             if start == stop:
                 raise _matches_nothing(self._compiled.pattern)
@@ -84,7 +96,7 @@ class RegexCounter:
     def feed_arrow(self, array: Any, doc_cap: int | None = None, max_chars: int | None = None) -> int:
         """Add the texts of an Arrow array up to the limits, and return their characters."""
         texts, chars = [], 0
-        for text in _texts(array):
+        for text in texts_of(array):
             texts.append(text[:doc_cap])
             chars += len(texts[-1])
             if max_chars is not None and chars > max_chars:
@@ -130,11 +142,17 @@ class RegexEncoder:
         self, array: Any, threads: int, first: int | None = None, narrow: bool = False
     ) -> tuple[bytearray, bytearray]:
         """The same for the texts of an Arrow array."""
-        return self.encode_batch(_texts(array), threads, first, narrow)
+        return self.encode_batch(texts_of(array), threads, first, narrow)
 
 
-def _texts(array: Any) -> list[str]:
+def texts_of(array: Any) -> list[str]:
+    """The texts of an Arrow array, nulls left out. Raises ValueError naming the row that is no UTF-8."""
     try:
         return [text for text in array.to_pylist() if text is not None]
-    except UnicodeDecodeError as problem:
-        raise ValueError(f"invalid UTF-8 ({problem.reason})") from None
+    except UnicodeDecodeError:
+        for row in range(len(array)):
+            try:
+                array[row].as_py()
+            except UnicodeDecodeError:
+                raise ValueError(f"invalid UTF-8 in row {row}") from None
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
@@ -12,22 +13,25 @@ from nanochat_cli.core.errors import DataError
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 _BLOCK = 1 << 20
+_APART = re.compile(r"[\s,]+")
 _LINES = 1024
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 def encode_stream(tokenizer: Tokenizer, source: BinaryIO, name: str) -> Iterator[list[int]]:
     """Ids of a stream of UTF-8, a block at a time; together those of the whole text.
 
-    Blocks end where no piece can reach across. Raises DataError naming the byte that is no UTF-8.
+    Blocks end where no piece can reach across. Text without any such place, and text for a pattern of one's own, is
+    read as a whole. Raises DataError naming the byte that is no UTF-8.
     """
-    rest = ""
+    waiting: list[str] = []
     for text in _decoded(source, name):
-        rest += text
-        cut = tokenizer.pattern.last_cut(rest)
+        cut = tokenizer.pattern.last_cut(text)
+        waiting.append(text[:cut] if cut else text)
         if cut:
-            yield tokenizer.encode_batch([rest[:cut]])[0].tolist()
-            rest = rest[cut:]
-    if rest:
+            yield tokenizer.encode_batch(["".join(waiting)])[0].tolist()
+            waiting = [text[cut:]]
+    if rest := "".join(waiting):
         yield tokenizer.encode_batch([rest])[0].tolist()
 
 
@@ -86,7 +90,7 @@ def decode_lines(tokenizer: Tokenizer, lines: Iterable[bytes], name: str) -> Ite
         if not isinstance(ids, list) or not all(type(id) is int for id in ids):
             raise DataError(f"no list of token ids: {name}, line {number}")
         try:
-            yield json.dumps({"text": tokenizer.decode(ids)}, ensure_ascii=False)
+            yield escape_controls(json.dumps({"text": tokenizer.decode(ids)}, ensure_ascii=False))
         except DataError as problem:
             raise DataError(f"{problem}: {name}, line {number}") from None
 
@@ -98,7 +102,7 @@ def decode_words(tokenizer: Tokenizer, words: Iterable[str]) -> Iterator[bytes]:
             id = int(word)
         except ValueError:
             raise DataError(
-                f"not a token id: {word}", hint="ids are whole numbers, apart by blanks or commas"
+                f"not a token id: {word[:80]}", hint="ids are whole numbers, apart by blanks or commas"
             ) from None
         yield tokenizer.id_to_bytes(id)
 
@@ -107,9 +111,15 @@ def words_of(source: BinaryIO, name: str) -> Iterator[str]:
     """The words of a stream, apart by white space or commas."""
     rest = ""
     for text in _decoded(source, name):
-        *words, rest = (rest + text).replace(",", " ").replace("\n", " ").split(" ")
-        yield from (word.strip() for word in words if word.strip())
-    yield from rest.split()
+        *words, rest = _APART.split(rest + text)
+        yield from filter(None, words)
+    if rest:
+        yield rest
+
+
+def escape_controls(text: str) -> str:
+    """JSON with what steers terminals escaped: JSON itself escapes only the controls below U+0020."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _values(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, Any]]:

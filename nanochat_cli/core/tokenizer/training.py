@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nanochat_cli import _bpe
-from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, NanochatError
 from nanochat_cli.core.events import Log
+from nanochat_cli.core.interrupts import uninterrupted
 from nanochat_cli.core.tokenizer.patterns import Counting, Pattern
 from nanochat_cli.core.tokenizer.unfinished import Unfinished
 from nanochat_cli.core.units import write_size
@@ -19,9 +19,10 @@ NUM_BYTES = 256
 _BATCH_CHARACTERS = 1 << 22
 # Native calls are kept short, so that Ctrl-C and the progress line never wait long: this much time, or text.
 _STEP_MS = 50
-_SLICE_BYTES = 1 << 24
+_SLICE_BYTES, _SLOW_SLICE_BYTES = 1 << 24, 1 << 18
+_QUICKLY_SAVED = 1_000_000  # pieces that go to the disk in a fraction of a second
 _PARTITIONS = 64  # of a file of counts: rust/bpe/src/spill.rs
-_WORTH_SAVING_S = 2.0
+_BYTES_PER_TOKEN, _BYTES_PER_THREAD = 400, 1 << 18  # taken before anything is counted: rust/bpe/src/train.rs, count.rs
 
 
 class ArrowArray(Protocol):
@@ -56,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Options:
-    """How a training goes about its work. None of it changes the tokens, but for the two that say so."""
+    """How a training goes about its work."""
 
     threads: int
     limits: Limits = Limits()
@@ -76,24 +77,33 @@ def learn_tokens(
     """The bytes of `num_tokens` tokens in the order of their ids, and facts about the training text.
 
     The first 256 are the single bytes. The outcome depends on the texts alone: neither on their order nor on threads,
-    memory or interruptions (a limit on all characters makes the order matter). Raises ConfigError if the text supports
-    fewer tokens or the memory is too small, DataError for text that UTF-8 cannot hold.
+    memory or interruptions (a limit on all characters makes the order matter). Raises DataError if the text supports
+    fewer tokens or UTF-8 cannot hold it, ConfigError if the memory is too small.
     """
     if not pattern.is_native:
         log.note("this split pattern takes the slow path: a general regular expression, a few MB of text per second")
+    fixed = num_tokens * _BYTES_PER_TOKEN + options.threads * _BYTES_PER_THREAD
+    if options.max_memory is not None and options.max_memory < fixed:
+        raise ConfigError(
+            f"{num_tokens:,} tokens and {options.threads} threads need more memory: {write_size(options.max_memory)}",
+            hint=f"use --max-memory {write_size(fixed).replace(' ', '')} at least",
+        )
     with saved:
-        pieces = _count(source, pattern, options, saved, log)
-    facts: dict[str, Any] = {"documents": saved.documents, "bytes": saved.bytes}
-    if not saved.bytes:
-        raise DataError("no text to train a tokenizer on", hint="nanochat data list shows what a corpus holds")
-    if options.max_memory is not None:
-        _check_memory(pieces, num_tokens, options.max_memory, options.min_piece_count)
-    facts["distinct_pieces"] = len(pieces)
-    if options.min_piece_count > 1:
-        facts["min_piece_count"] = options.min_piece_count
-    trainer = _bpe.Trainer(pieces, num_tokens)
-    del pieces
-    _merge(trainer, num_tokens, saved, log)
+        pieces = _count(source, num_tokens, pattern, options, saved, log)
+        facts: dict[str, Any] = {"documents": saved.documents, "bytes": saved.bytes}
+        if not saved.bytes:
+            raise DataError("no text to train a tokenizer on", hint="nanochat data list shows what a corpus holds")
+        facts["distinct_pieces"] = len(pieces)
+        if options.min_piece_count > 1:
+            facts["min_piece_count"] = options.min_piece_count
+        _check_memory(pieces, num_tokens, options, 1.0)
+        try:
+            trainer = _bpe.Trainer(pieces, num_tokens)
+        except ValueError as problem:
+            raise ConfigError(
+                str(problem), hint="leave out rare pieces with --min-piece-count 2, or read less with --max-chars"
+            ) from None
+        _merge(trainer, pieces, num_tokens, saved, log)
     if trainer.num_tokens < num_tokens and not options.allow_smaller:
         _refuse(num_tokens, trainer.num_tokens)
     facts["tokens"] = trainer.encoded_length()
@@ -110,34 +120,36 @@ def _refuse(asked: int, reached: int) -> None:
     )
 
 
-def _check_memory(pieces: _bpe.Pieces, num_tokens: int, limit: int, rare: int) -> None:
-    needed = pieces.merge_memory(num_tokens)
-    if needed > limit:
-        size = write_size(needed)
+def _check_memory(pieces: _bpe.Pieces, num_tokens: int, options: Options, share: float) -> None:
+    """Raise ConfigError if merging needs more than is allowed; `share` says which part of the pieces there is."""
+    needed, limit = pieces.merge_memory(num_tokens), options.max_memory
+    if limit is not None and needed > limit:
+        size, count, rare = write_size(int(needed / share)), int(len(pieces) / share), options.min_piece_count + 1
         raise ConfigError(
-            f"merging {len(pieces):,} distinct pieces needs about {size} of memory, {write_size(limit)} allowed",
-            hint=f"use --max-memory {size.replace(' ', '')}, or leave out rarer pieces: --min-piece-count {rare + 1}",
+            f"merging {count:,} distinct pieces needs about {size} of memory, {write_size(limit)} allowed",
+            hint=f"use --max-memory {size.replace(' ', '')}, or leave out rarer pieces: --min-piece-count {rare}",
         )
 
 
 # ---- merging ----
 
 
-def _merge(trainer: _bpe.Trainer, num_tokens: int, saved: Unfinished, log: Log) -> None:
-    trainer.follow(saved.merges)
-    done = False
+def _merge(trainer: _bpe.Trainer, pieces: _bpe.Pieces, num_tokens: int, saved: Unfinished, log: Log) -> None:
+    known = len(saved.merges)  # while these are followed, what is saved is more than what is done
     try:
+        trainer.follow(saved.merges)
+        done = False
         while not done:
-            try:
-                done = trainer.step(_STEP_MS)
-            except ValueError as problem:
-                raise _damaged(problem) from None
+            done = trainer.step(_STEP_MS)
             log.progress("merging pairs", trainer.num_tokens - NUM_BYTES, num_tokens - NUM_BYTES, "merges")
-            if saved.due():
-                saved.save_merges(trainer.merges())
+            if saved.due() and trainer.num_tokens - NUM_BYTES > known:
+                saved.save_merges(pieces, trainer.merges())
     except KeyboardInterrupt:
-        saved.save_merges(trainer.merges())
+        if trainer.num_tokens - NUM_BYTES > known or not saved.counted:
+            saved.save_merges(pieces, trainer.merges())
         raise
+    except (ValueError, OverflowError) as problem:
+        raise _damaged(problem) from None
 
 
 def _damaged(problem: Exception) -> DamagedArtifact:
@@ -147,43 +159,55 @@ def _damaged(problem: Exception) -> DamagedArtifact:
 # ---- counting ----
 
 
-def _count(source: Source, pattern: Pattern, options: Options, saved: Unfinished, log: Log) -> _bpe.Pieces:
-    began = time.monotonic()
+def _count(
+    source: Source, num_tokens: int, pattern: Pattern, options: Options, saved: Unfinished, log: Log
+) -> _bpe.Pieces:
     if not saved.counted:
         counter = pattern.counter(options.threads)
-        _count_text(source, counter, options, saved, log)
-        if not saved.counts and time.monotonic() - began < _WORTH_SAVING_S:
-            return counter.finish(
-                options.min_piece_count
-            )  # nothing went to the disk, and nothing needs to: it is counted again as quickly
-        saved.spill(counter)
+        try:
+            _count_text(source, counter, pattern, options, saved, log)
+        except KeyboardInterrupt:
+            if counter.distinct <= _QUICKLY_SAVED:
+                saved.spill(counter)
+            raise
+        if not saved.counts:
+            return counter.finish(options.min_piece_count)
+        saved.spill(counter, last=True)
         del counter
-        saved.finish_counting()
     pieces = _bpe.Pieces()
     for partition in range(_PARTITIONS):
         try:
             pieces.gather(saved.counts, partition, options.min_piece_count)
-        except OSError as problem:
+        except (ValueError, FileNotFoundError) as problem:
             raise _damaged(problem) from None
+        except OSError as problem:
+            raise NanochatError(f"cannot read what was counted: {problem.filename} ({problem.strerror})") from None
         log.progress("putting counts together", partition + 1, _PARTITIONS, "parts")
+        _check_memory(pieces, num_tokens, options, (partition + 1) / _PARTITIONS)
     return pieces
 
 
-def _count_text(source: Source, counter: Counting, options: Options, saved: Unfinished, log: Log) -> None:
+def _count_text(
+    source: Source, counter: Counting, pattern: Pattern, options: Options, saved: Unfinished, log: Log
+) -> None:
     earlier_documents, earlier_bytes = saved.documents, saved.bytes
     max_chars, total = options.limits.max_chars, options.text_bytes
     share = None if options.max_memory is None else options.max_memory // 4  # a table that grows is copied
-    for batch in _sliced(source(saved.rows), _SLICE_BYTES if share is None else min(_SLICE_BYTES, share // 8)):
+    size = min(_SLICE_BYTES if pattern.is_native else _SLOW_SLICE_BYTES, (share or _SLICE_BYTES) // 4)
+    for batch in _sliced(source(saved.rows), size):
         left = None if max_chars is None else max_chars - saved.chars
         if left is not None and left < 0:  # the document that carries the sum beyond the limit is still read
             break
-        try:
-            saved.chars += _feed(counter, batch, options.limits.doc_cap, left)
-        except ValueError as problem:
-            raise _bad_text(problem, saved.rows) from None
-        saved.rows += len(batch)
-        saved.documents = earlier_documents + counter.documents
-        saved.bytes = earlier_bytes + counter.bytes
+        with uninterrupted():  # what is counted and how far the text is read belong together
+            try:
+                saved.chars += _feed(counter, batch, options.limits.doc_cap, left)
+            except TypeError as problem:
+                raise DataError(f"after document {saved.rows}: {problem}") from None
+            except ValueError as problem:
+                raise _bad_text(problem, saved.rows) from None
+            saved.rows += len(batch)
+            saved.documents = earlier_documents + counter.documents
+            saved.bytes = earlier_bytes + counter.bytes
         detail = f"{counter.pieces:,} pieces, about {counter.distinct:,} distinct"
         log.progress("counting pieces", saved.bytes / 1e6, total / 1e6 if total else None, "MB", detail)
         if saved.due() or (share is not None and counter.memory > share):

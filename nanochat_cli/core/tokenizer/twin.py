@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from nanochat_cli.core.tokenizer.export import special_tokens
+from nanochat_cli.core.tokenizer.export import refuse_custom, special_tokens
+from nanochat_cli.core.tokenizer.regexes import texts_of
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 
@@ -22,7 +23,8 @@ def encoding(tokenizer: Tokenizer) -> tiktoken.Encoding:
 
 
 def on_tiktoken(tokenizer: Tokenizer) -> Tokenizer:
-    """The same tokenizer with tiktoken doing the encoding."""
+    """The same tokenizer with tiktoken doing the encoding. Raises ConfigError for a split pattern of one's own."""
+    refuse_custom(tokenizer)
     return tokenizer.encoded_by(TiktokenEncoder(encoding(tokenizer)))
 
 
@@ -52,4 +54,4 @@ class TiktokenEncoder:
         self, array: Any, threads: int, first: int | None = None, narrow: bool = False
     ) -> tuple[bytearray, bytearray]:
         """The same for the texts of an Arrow array; nulls are left out."""
-        return self.encode_batch([text for text in array.to_pylist() if text is not None], threads, first, narrow)
+        return self.encode_batch(texts_of(array), threads, first, narrow)

@@ -4,22 +4,23 @@
     counts-N.bin     pieces and how often they occur, in the text since the file before (rust/bpe/src/spill.rs)
     merges.txt       a line per merge: the two token ids
 
-Files of counts are never written twice; the state names those that count, so a kill at any time costs the last seconds.
-The same files bound the memory of counting: what would not fit goes into one more of them.
+The state names the files that count, so a kill at any time costs the last seconds; files that it does not name are
+written again. The same files bound the memory of counting: what would not fit goes into one more of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat_cli import _bpe
 from nanochat_cli.core import files
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, NanochatError
+from nanochat_cli.core.interrupts import uninterrupted
 from nanochat_cli.core.tokenizer.patterns import Counting
 
 FORMAT = 1
@@ -63,14 +64,14 @@ class Unfinished:
             if state["format"] != FORMAT:
                 raise ConfigError(f"an interrupted training of format {state['format']}: {self.folder}")
             self._check_identity(state["identity"])
-            self.rows, self.documents = int(state["rows"]), int(state["documents"])
-            self.bytes, self.chars = int(state["bytes"]), int(state["chars"])
+            self.rows, self.documents = _natural(state["rows"]), _natural(state["documents"])
+            self.bytes, self.chars = _natural(state["bytes"]), _natural(state["chars"])
             self.counted = bool(state["counted"])
             self._names = [
                 files.inside(self.folder, str(name), "the interrupted training").name for name in state["counts"]
             ]
             self.merges = _read_merges(self.folder / MERGES) if self.counted else []
-        except (KeyError, TypeError, ValueError) as problem:
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
             raise DamagedArtifact(
                 f"the interrupted training is damaged: {self.folder} ({problem})", hint="begin anew without --resume"
             ) from None
@@ -96,7 +97,9 @@ class Unfinished:
     def clear(self) -> None:
         """Forget everything: the training is finished, or begins anew."""
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            (self.folder / STATE).unlink(missing_ok=True)  # first: without it nothing else counts
+            for name in (MERGES, *(path.name for path in self.folder.glob("counts-*.bin"))):
+                (self.folder / name).unlink(missing_ok=True)
 
     @property
     def exists(self) -> bool:
@@ -114,16 +117,13 @@ class Unfinished:
         """Paths of the files of counts."""
         return [str(self._place() / name) for name in self._names]
 
-    def spill(self, counter: Counting) -> None:
-        """Move the counts into a file of their own."""
-        with self._new_file() as path:
-            counter.spill(path)
-        self._save_state()
-
-    def finish_counting(self) -> None:
-        """Say that the files hold all of the text."""
-        self.counted = True
-        self._save_state()
+    def spill(self, counter: Counting, *, last: bool = False) -> None:
+        """Move the counts into a file of their own; `last` says that all of the text has been counted."""
+        with uninterrupted():
+            with self._new_file() as path:
+                counter.spill(path)
+            self.counted = last
+            self._save_state()
 
     @contextlib.contextmanager
     def _new_file(self) -> Iterator[str]:
@@ -162,10 +162,17 @@ class Unfinished:
 
     # ---- merges ----
 
-    def save_merges(self, merges: list[tuple[int, int]]) -> None:
-        """Keep the merges so far; possible once all counts are in files."""
+    def save_merges(self, pieces: _bpe.Pieces, merges: list[tuple[int, int]]) -> None:
+        """Keep the merges so far, and before them what they are merges of, if no file has it yet."""
         self._saved_at = time.monotonic()
-        if self.folder is not None and self.counted:
+        if self.folder is None:
+            return
+        with uninterrupted():
+            if not self.counted:
+                with self._new_file() as path:
+                    pieces.spill(path)
+                self.counted = True
+                self._save_state()
             files.write_atomic(self.folder / MERGES, "".join(f"{left} {right}\n" for left, right in merges))
 
 
@@ -173,4 +180,11 @@ def _read_merges(path: Path) -> list[tuple[int, int]]:
     if not path.is_file():
         return []
     pairs = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
-    return [(int(left), int(right)) for left, right in pairs]
+    return [(_natural(left), _natural(right)) for left, right in pairs]
+
+
+def _natural(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError(f"a number below zero: {number}")
+    return number

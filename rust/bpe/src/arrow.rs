@@ -53,6 +53,9 @@ pub enum Fault {
 pub unsafe fn texts<'a>(schema: *const Schema, array: *const Array) -> Result<Vec<&'a str>, Fault> {
     // SAFETY: the caller promises valid structs.
     let (schema, array) = unsafe { (&*schema, &*array) };
+    if schema.format.is_null() || schema.release.is_null() && cfg!(not(test)) {
+        return Err(Fault::Layout); // given back already
+    }
     // SAFETY: a format is a string that ends with a zero byte.
     let format = unsafe { CStr::from_ptr(schema.format) }.to_bytes();
     match format {
@@ -80,7 +83,7 @@ unsafe fn rows<'a, O: Copy + TryInto<usize>>(array: &Array) -> Result<Vec<&'a st
     }
     // SAFETY: an array of texts has three buffers: validity, offsets, bytes.
     let (validity, offsets, bytes) = unsafe { (*array.buffers, *array.buffers.add(1), *array.buffers.add(2)) };
-    if offsets.is_null() {
+    if offsets.is_null() || !offsets.cast::<O>().is_aligned() {
         return Err(Fault::Layout);
     }
     // SAFETY: there is one offset more than rows, behind the ones that a slice skips.
@@ -122,7 +125,7 @@ unsafe fn viewed_rows<'a>(array: &Array) -> Result<Vec<&'a str>, Fault> {
     let buffers = unsafe { std::slice::from_raw_parts(array.buffers, buffers) };
     let (validity, views, many) = (buffers[0], buffers[1], &buffers[2..]);
     let (&sizes, many) = many.split_last().expect("three buffers at least");
-    if views.is_null() || (sizes.is_null() && !many.is_empty()) {
+    if views.is_null() || (sizes.is_null() && !many.is_empty()) || !sizes.cast::<i64>().is_aligned() {
         return Err(Fault::Layout);
     }
     // SAFETY: there is a view for every row, behind those that a slice skips.

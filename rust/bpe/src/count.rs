@@ -64,12 +64,28 @@ impl Pieces {
         self.counts.push(count);
     }
 
+    /// Writes all of them to a file, as [`Counter::spill`] does.
+    pub fn spill(&self, path: &Path) -> io::Result<()> {
+        let mut file = SpillFile::create(path)?;
+        self.iter().for_each(|(piece, count)| file.add(piece, count));
+        file.finish()
+    }
+
     /// Adds a partition of the counts in files that [`Counter::spill`] wrote, so that no more than the result and a share
     /// of the files is ever in memory. Of the pieces that occur less than `min_count` times none is kept.
-    pub fn gather(&mut self, spilled: &[PathBuf], partition: usize, min_count: i64) -> io::Result<()> {
+    ///
+    /// An error comes with the file that it is about.
+    pub fn gather<'a>(
+        &mut self,
+        spilled: &'a [PathBuf],
+        partition: usize,
+        min_count: i64,
+    ) -> Result<(), (&'a Path, io::Error)> {
         let mut table = Table::new();
         for path in spilled {
-            SpilledCounts::open(path)?.read(partition, |piece, count| table.add(piece, count))?;
+            SpilledCounts::open(path)
+                .and_then(|mut file| file.read(partition, |piece, count| table.add(piece, count)))
+                .map_err(|problem| (path.as_path(), problem))?;
         }
         table.for_each(|piece, count| self.push_if(piece, count, min_count));
         Ok(())
@@ -423,7 +439,7 @@ mod tests {
         let gathered = |files: &[PathBuf], min_count: i64| {
             let mut pieces = Pieces::default();
             (0..PARTITIONS)
-                .try_for_each(|partition| pieces.gather(files, partition, min_count))
+                .try_for_each(|partition| pieces.gather(files, partition, min_count).map_err(|(_, problem)| problem))
                 .map(|()| sorted(pieces))
         };
         assert_eq!(gathered(&files, 1).unwrap(), want);

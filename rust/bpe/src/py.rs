@@ -5,6 +5,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
@@ -61,19 +62,40 @@ fn all_utf8<'a>(texts: &'a [Bound<'_, PyString>]) -> PyResult<Vec<&'a str>> {
     texts.iter().enumerate().map(|(i, text)| utf8(text, Some(i))).collect()
 }
 
-/// Does something with the texts of an Arrow array, which is lent for as long as that takes.
+/// What an array lends, on its way to where the interpreter lock is not held.
+struct Lent {
+    schema: NonNull<arrow::Schema>,
+    array: NonNull<arrow::Array>,
+}
+
+// SAFETY: whoever lends the structs keeps them, unchanged, until the call that reads them returns.
+#[allow(unsafe_code)]
+unsafe impl Send for Lent {}
+
+impl Lent {
+    /// # Safety
+    /// The structs are valid and stay so while the texts are used.
+    #[allow(unsafe_code)]
+    unsafe fn texts<'a>(self) -> Result<Vec<&'a str>, arrow::Fault> {
+        // SAFETY: as promised by the caller.
+        unsafe { arrow::texts(self.schema.as_ptr(), self.array.as_ptr()) }
+    }
+}
+
+/// Does something with the texts of an Arrow array, which is lent for as long as that takes, without the interpreter lock.
 ///
 /// A TypeError names an Arrow type that holds no text, a ValueError the row that is no UTF-8.
 #[allow(unsafe_code)]
-fn with_texts<R>(array: &Bound<'_, PyAny>, work: impl FnOnce(&[&str]) -> R) -> PyResult<R> {
+fn with_texts<R: Send>(array: &Bound<'_, PyAny>, work: impl FnOnce(&[&str]) -> R + Send) -> PyResult<R> {
     let lent = array.call_method0("__arrow_c_array__")?.cast_into::<PyTuple>()?;
     let (schema, array) = (lent.get_item(0)?.cast_into::<PyCapsule>()?, lent.get_item(1)?.cast_into::<PyCapsule>()?);
-    let schema = schema.pointer_checked(Some(c"arrow_schema"))?.cast::<arrow::Schema>();
-    let array = array.pointer_checked(Some(c"arrow_array"))?.cast::<arrow::Array>();
+    let structs = Lent {
+        schema: schema.pointer_checked(Some(c"arrow_schema"))?.cast(),
+        array: array.pointer_checked(Some(c"arrow_array"))?.cast(),
+    };
     // SAFETY: capsules of these names hold valid structs; `lent` keeps them until this function returns.
-    let texts = unsafe { arrow::texts(schema.as_ptr(), array.as_ptr()) };
-    match texts {
-        Ok(texts) => Ok(work(&texts)),
+    match lent.py().detach(move || unsafe { structs.texts() }.map(|texts| work(&texts))) {
+        Ok(result) => Ok(result),
         Err(arrow::Fault::Type(format)) => {
             Err(PyTypeError::new_err(format!("not an Arrow array of text: its format is {format}")))
         }
@@ -92,7 +114,7 @@ struct Counter {
 fn os_error(problem: &io::Error, path: &Path) -> PyErr {
     match problem.raw_os_error() {
         Some(number) => PyOSError::new_err((number, problem.to_string(), path.to_path_buf())),
-        None => PyOSError::new_err(problem.to_string()),
+        None => PyValueError::new_err(format!("{problem}: {}", path.display())),
     }
 }
 
@@ -119,31 +141,28 @@ impl Counter {
     #[pyo3(signature = (array, doc_cap=None, max_chars=None))]
     fn feed_arrow(
         &mut self,
-        py: Python<'_>,
         array: &Bound<'_, PyAny>,
         doc_cap: Option<usize>,
         max_chars: Option<usize>,
     ) -> PyResult<usize> {
         let inner = self.inner.as_mut().ok_or_else(used_up)?;
         with_texts(array, |texts| {
-            py.detach(|| {
-                if doc_cap.is_none() && max_chars.is_none() {
-                    inner.feed(texts);
-                    return 0;
+            if doc_cap.is_none() && max_chars.is_none() {
+                inner.feed(texts);
+                return 0;
+            }
+            let mut chars = 0;
+            let mut fed = Vec::with_capacity(texts.len());
+            for text in texts {
+                let (text, length) = arrow::cropped(text, doc_cap.unwrap_or(usize::MAX));
+                fed.push(text);
+                chars += length;
+                if max_chars.is_some_and(|limit| chars > limit) {
+                    break;
                 }
-                let mut chars = 0;
-                let mut fed = Vec::with_capacity(texts.len());
-                for text in texts {
-                    let (text, length) = arrow::cropped(text, doc_cap.unwrap_or(usize::MAX));
-                    fed.push(text);
-                    chars += length;
-                    if max_chars.is_some_and(|limit| chars > limit) {
-                        break;
-                    }
-                }
-                inner.feed(&fed);
-                chars
-            })
+            }
+            inner.feed(&fed);
+            chars
         })
     }
 
@@ -214,7 +233,11 @@ impl Pieces {
             return Err(PyValueError::new_err(format!("no such partition: {partition}")));
         }
         let inner = &mut self.inner;
-        py.detach(|| inner.gather(&spilled, partition, min_count)).map_err(|problem| os_error(&problem, Path::new("")))
+        py.detach(|| inner.gather(&spilled, partition, min_count)).map_err(|(path, problem)| os_error(&problem, path))
+    }
+
+    fn spill(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
+        py.detach(|| self.inner.spill(&path)).map_err(|problem| os_error(&problem, &path))
     }
 
     fn __len__(&self) -> usize {
@@ -317,7 +340,7 @@ impl Encoder {
         first: Option<u32>,
         narrow: bool,
     ) -> PyResult<(Bound<'py, PyByteArray>, Bound<'py, PyByteArray>)> {
-        let batch = with_texts(array, |texts| py.detach(|| self.inner.encode_batch(texts, threads, first)))?;
+        let batch = with_texts(array, |texts| self.inner.encode_batch(texts, threads, first))?;
         as_bytes(py, &batch, narrow)
     }
 }

@@ -62,7 +62,7 @@ impl SpilledCounts {
     pub fn open(path: &Path) -> io::Result<SpilledCounts> {
         let mut file = BufReader::new(File::open(path)?);
         let mut header = [0; HEADER as usize];
-        file.read_exact(&mut header).map_err(|_| damaged(path))?;
+        file.read_exact(&mut header).map_err(|_| damaged())?;
         let (magic, table) = header.split_at(MAGIC.len());
         let mut start = HEADER;
         let partitions = table
@@ -76,7 +76,7 @@ impl SpilledCounts {
             })
             .collect();
         if magic != MAGIC || file.get_ref().metadata()?.len() != start {
-            return Err(damaged(path));
+            return Err(damaged());
         }
         Ok(SpilledCounts { file, partitions })
     }
@@ -87,23 +87,22 @@ impl SpilledCounts {
         let mut content = vec![0; bytes as usize]; // the file is as long as its partitions together
         self.file.seek(SeekFrom::Start(start))?;
         self.file.read_exact(&mut content)?;
-        let flaw = || io::Error::new(io::ErrorKind::InvalidData, format!("damaged counts in partition {partition}"));
         if checksum(&content) != sum {
-            return Err(flaw());
+            return Err(damaged());
         }
         let mut rest = &content[..];
         while !rest.is_empty() {
-            let length = read_number(&mut rest).ok_or_else(flaw)?;
-            let (piece, others) = rest.split_at_checked(length as usize).ok_or_else(flaw)?;
+            let length = read_number(&mut rest).ok_or_else(damaged)?;
+            let (piece, others) = rest.split_at_checked(length as usize).ok_or_else(damaged)?;
             rest = others;
-            take(piece, read_number(&mut rest).ok_or_else(flaw)? as i64);
+            take(piece, read_number(&mut rest).ok_or_else(damaged)? as i64);
         }
         Ok(())
     }
 }
 
-fn damaged(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("damaged counts: {}", path.display()))
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "damaged counts")
 }
 
 fn checksum(bytes: &[u8]) -> u64 {

@@ -92,18 +92,21 @@ impl Splitter {
 
     /// The first place at or behind byte `from` where a text may be cut without changing its pieces.
     ///
-    /// White space alone looks ahead. Behind a line break that ends its run of white space, a piece ends in any case; for
-    /// GPT-2, which does not tell line breaks from blanks, only if the run is that one character.
+    /// No piece reaches from a letter or digit into white space, and what is to the left of a piece does not matter. Where
+    /// words are not apart: behind a line break that ends its run of white space a piece ends, too; for GPT-2, which does
+    /// not tell line breaks from blanks, only if the run is that one character.
     fn safe_cut(&self, text: &str, from: usize) -> Option<usize> {
         let bytes = text.as_bytes();
+        if *self == Splitter::Whole {
+            return None;
+        }
         (from.max(2)..bytes.len()).find(|&at| {
-            let alone = || bytes[at - 2].is_ascii() && !ascii_class(bytes[at - 2]).is_space();
-            match self {
-                _ if bytes[at - 1] != b'\n' || class_at(text, at).0.is_space() => false,
-                Splitter::Gpt4 { .. } => true,
-                Splitter::Gpt2 => alone(),
-                Splitter::Whole => false,
+            let (before, next) = (bytes[at - 1], bytes[at]);
+            if before.is_ascii_alphanumeric() {
+                return next.is_ascii() && ascii_class(next).is_space();
             }
+            let alone = || bytes[at - 2].is_ascii() && !ascii_class(bytes[at - 2]).is_space();
+            before == b'\n' && !class_at(text, at).0.is_space() && (*self != Splitter::Gpt2 || alone())
         })
     }
 }
@@ -326,6 +329,27 @@ mod tests {
         splitter.for_each(&wide, |start, end| fast.push((start, end)));
         splitter.for_each_scalar(&wide, |start, end| slow.push((start, end)));
         assert_eq!(fast, slow);
+    }
+
+    #[test]
+    fn parts_are_cut_as_the_whole_is() {
+        let hot: Vec<char> = "'stle ab9 \t\r\n\n.!é中\u{a0}\u{661}".chars().collect();
+        let mut cuts = 0;
+        for splitter in [Splitter::Gpt4 { max_digits: 2 }, Splitter::Gpt4 { max_digits: 3 }, Splitter::Gpt2] {
+            for seed in 0..20_000 {
+                let text = drawn(seed, &hot);
+                let (mut whole, mut apart) = (Vec::new(), Vec::new());
+                splitter.for_each(&text, |start, end| whole.push(&text[start..end]));
+                let parts = splitter.parts(&[&text], 5);
+                for part in &parts {
+                    splitter.for_each(part.text, |start, end| apart.push(&part.text[start..end]));
+                }
+                assert_eq!(whole, apart, "{text:?} {splitter:?}");
+                cuts += parts.len() - 1;
+            }
+        }
+        assert!(cuts > 50_000);
+        assert_eq!(Splitter::Whole.parts(&["a b\nc"], 1).len(), 1);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) type Pair = (u32, u32);
 const AHEAD: usize = 12; // places that are fetched before they are needed
 const PLACES_PER_BYTE: usize = 4; // one at first, twice that before they are tidied, and a list that grows by copying
 const BYTES_PER_TOKEN: usize = 400; // pairs, their heap and the neighbours
-const LARGEST: usize = (u32::MAX - 2) as usize;
+const LARGEST: usize = 1 << 31; // the list of places may grow to twice the symbols, and is indexed with 32 bits
 
 /// An id as it is stored: two bytes while all ids fit, four otherwise.
 trait Symbol: Copy + Eq {
@@ -85,7 +85,7 @@ pub fn memory(pieces: &Pieces, target: usize) -> usize {
 impl Trainer {
     /// Prepares training to `target` tokens, the 256 single bytes included.
     ///
-    /// Pieces are distinct and counts positive. Fails if the distinct pieces hold about 2^32 bytes or more.
+    /// Pieces are distinct and counts positive. Fails if the distinct pieces hold about 2^31 bytes or more.
     pub fn new(pieces: &Pieces, target: usize) -> Result<Trainer, String> {
         let room = pieces.num_bytes() + pieces.len() + 1;
         if room >= LARGEST || target >= LARGEST {
@@ -109,18 +109,16 @@ impl Trainer {
 
     /// Merges until the target is reached, no pair is left or `budget` is spent; true when there is nothing more to do.
     ///
-    /// Fails if a merge that is to be followed joins tokens that are nowhere side by side.
+    /// Fails if a merge that is to be followed is not the one that these pieces lead to.
     pub fn step(&mut self, budget: Duration) -> Result<bool, String> {
         let start = Instant::now();
         while self.tokens.len() < self.target {
-            let pair = match self.script.pop_front() {
-                Some(pair) if self.pairs.count(pair) > 0 => pair,
-                Some(pair) => return Err(format!("merge {} joins what never meets: {pair:?}", self.merges.len())),
-                None => match self.pairs.most_frequent() {
-                    Some(pair) => pair,
-                    None => return Ok(true),
-                },
-            };
+            let Some(pair) = self.pairs.most_frequent() else { return Ok(true) };
+            if let Some(known) = self.script.pop_front()
+                && known != pair
+            {
+                return Err(format!("merge {} is {known:?} and should be {pair:?}", self.merges.len()));
+            }
             self.merge(pair);
             if start.elapsed() >= budget {
                 break;

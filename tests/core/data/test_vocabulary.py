@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import functools
 import shutil
 from pathlib import Path
 
@@ -7,9 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from nanochat_cli.core import events, paths
+from nanochat_cli.core import events, paths, runs
 from nanochat_cli.core.data import importer, vocabulary
-from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact
+from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact, NanochatError
 from nanochat_cli.core.tokenizer import library, unfinished
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
@@ -168,7 +170,65 @@ def test_options_on_the_way(text: Path) -> None:
     with pytest.raises(ConfigError, match="no size for --max-memory: much"):
         vocabulary.make_plan([str(text)], name="x", vocab=280, max_memory="much")
     assert vocabulary.make_plan([str(text)], name="x", max_memory="1.5GB").options.max_memory == 1_500_000_000
-    with pytest.raises(ConfigError, match=r"merging .* needs about"):
+    with pytest.raises(ConfigError, match=r"271 tokens and \d+ threads need more memory: 1 kB"):
         vocabulary.train(vocabulary.make_plan([str(text)], name="x", vocab=280, max_memory="1kB"))
     facts = vocabulary.train(vocabulary.make_plan([str(text)], name="x", vocab=60_000, allow_smaller=True))
     assert facts["vocab_size"] < 60_000
+
+
+def test_two_trainings_of_one_name_keep_apart(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = vocabulary.make_plan([str(text)], name="own", vocab=280)
+    with runs.lock(_made(plan.unfinished_dir)):
+        with monkeypatch.context() as patch:
+            patch.setattr(vocabulary.runs, "lock", functools.partial(runs.lock, wait_s=0))
+            with pytest.raises(NanochatError, match="another process is working in"):
+                vocabulary.train(plan)
+    vocabulary.train(plan)
+    other = vocabulary.make_plan([str(text)], name="other", vocab=280)
+    vocabulary.train(other)
+    late = dataclasses.replace(other, vocab_size=290)  # settled before the other had finished
+    with pytest.raises(ConfigError, match="another tokenizer is here already"):
+        vocabulary.train(late)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_what_interrupted_a_recipe_is_taken_up(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(event: events.Event) -> None:
+        if event.get("task") == "merging pairs":
+            raise KeyboardInterrupt
+
+    plan = vocabulary.make_plan([str(text)], name="own", vocab=280)
+    assert not plan.can_resume()
+    with pytest.raises(KeyboardInterrupt):
+        vocabulary.train(plan, log=events.Listener(interrupt))
+    assert plan.can_resume()
+    assert not vocabulary.make_plan([str(text)], name="own", vocab=281).can_resume()
+    vocabulary.train(plan, resume=plan.can_resume())
+    assert not plan.can_resume()
+
+
+def test_documents_behind_the_first_ones(tmp_path: Path) -> None:
+    """Skipping whole shards and row groups, and into one, gives what leaving out documents gives."""
+    shards = tmp_path / "many.jsonl"
+    shards.write_text("".join(f'{{"text": "document {i} {i * 7}"}}\n' for i in range(3000)))
+    corpus = importer.add_files([shards], "many", val_fraction=0.1)
+    whole = [text for array in corpus.arrays("train") for text in array.to_pylist()]
+    for skip in (0, 1, 1023, 1024, 1025, 2047, 2600, len(whole) - 1, len(whole), len(whole) + 5):
+        assert [text for array in corpus.arrays("train", skip=skip) for text in array.to_pylist()] == whole[skip:], skip
+
+
+def test_other_columns_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    want = Tokenizer.train(LINES, 280, pattern="digit").hash
+    for column in (
+        pa.array(LINES, pa.string_view()),
+        pa.array(LINES).dictionary_encode(),
+        pa.array(LINES, pa.large_string()),
+    ):
+        parquet.write_table(pa.table({"body": column}), path, row_group_size=100)
+        plan = vocabulary.make_plan([str(path)], name="own", vocab=280, text_field="body", force=True)
+        assert plan.options.text_bytes and vocabulary.train(plan)["hash"] == want
