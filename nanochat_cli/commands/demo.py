@@ -16,7 +16,7 @@ app = App("Train a small model from nothing, offline, and talk to it.", single=T
 QUESTIONS = (
     "hello",
     "what is 27 + 45?",
-    "spell carrot",
+    "how do you spell carrot?",
     "how many r are in carrot?",
     "what sound does a cow make?",
     "Anna has a lamp. Anna gives the lamp to Ben. who has the lamp?",

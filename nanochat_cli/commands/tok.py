@@ -152,7 +152,8 @@ def decode(
             raw = b"".join(tokens)
             out.json({"text": raw.decode(errors="replace"), "num_tokens": len(tokens), "num_bytes": len(raw)})
             return
-        while some := list(itertools.islice(words, _WORDS)):
+        size = None if out.on_terminal(out.out) else _WORDS  # a terminal gets whole characters and one line end
+        while some := list(itertools.islice(words, size)):
             out.raw(b"".join(streaming.decode_words(tok, some)))
 
 

@@ -92,7 +92,7 @@ class Tokenizer:
         """A tokenizer with `vocab_size` ids, the nine specials included, learned from `texts`.
 
         Deterministic: the order of the texts and the number of threads (None = one per core) change nothing.
-        Raises ConfigError for a vocabulary below 265 or larger than the text supports.
+        Raises ConfigError for a vocabulary below 265, DataError for one larger than the text supports.
         """
         return cls.train_on_batches(in_batches(texts), vocab_size, pattern=pattern, threads=threads, log=log)
 

@@ -3,20 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::hash::{FastMap, fold};
-use crate::memory::filled;
-use crate::simd::prefetch;
 use crate::spill::{SpillFile, SpilledCounts};
 use crate::split::{Part, Splitter};
+use crate::table::{BATCH, PACKED, Table, packed};
 
-/// Pieces of up to this many bytes are packed into one number together with their length.
-pub(crate) const PACKED: usize = 15;
 /// A thread costs more than this many bytes of text.
 pub(crate) const LEAST_SHARE: usize = 1 << 14;
 /// Longer texts are cut, so that no thread waits for another one's long document.
 pub(crate) const LARGEST_PART: usize = 1 << 20;
-const BATCH: usize = 64;
-const LEAST_SLOTS: usize = 1 << 12;
 
 /// Counts pieces on several threads; the outcome does not depend on how many.
 pub struct Counter {
@@ -166,9 +160,7 @@ impl Counter {
             table.for_each(|piece, count| file.add(piece, count));
         }
         file.finish()?;
-        for table in &mut self.tables {
-            *table = Table { seen: table.seen, ..Table::new() };
-        }
+        self.tables.iter_mut().for_each(Table::clear);
         Ok(())
     }
 
@@ -219,144 +211,6 @@ fn count(splitter: Splitter, parts: &[Part<'_>], table: &mut Table) {
     }
     table.add_batch(&keys[..waiting]);
     table.seen += seen;
-}
-
-/// The bytes from `start` to `end`, [`PACKED`] at most, and how many they are, as one number; never zero.
-#[inline]
-pub(crate) fn packed(bytes: &[u8], start: usize, end: usize) -> u128 {
-    let length = end - start;
-    let raw = match bytes.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
-        Some(chunk) => u128::from_le_bytes(*chunk) & ((1 << (8 * length)) - 1),
-        None => {
-            let mut chunk = [0; 16];
-            chunk[..length].copy_from_slice(&bytes[start..end]);
-            u128::from_le_bytes(chunk)
-        }
-    };
-    raw | (length as u128) << (8 * PACKED)
-}
-
-/// Spreads a packed piece over 64 bits.
-#[inline]
-pub(crate) fn hash_of(key: u128) -> u64 {
-    fold(key as u64, (key >> 64) as u64)
-}
-
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: u128, // zero: free
-    count: i64,
-}
-
-/// Packed pieces in an open table at most half full, longer ones beside it.
-struct Table {
-    slots: Vec<Slot>,
-    used: usize,
-    long: FastMap<Box<[u8]>, i64>,
-    long_bytes: usize,
-    seen: u64,
-}
-
-const LONG_ENTRY: usize = 25; // a pointer, a length, a count and a byte of the map's own
-
-impl Table {
-    fn new() -> Table {
-        Table { slots: filled(Slot::default(), LEAST_SLOTS), used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
-    }
-
-    /// Counts many pieces: first all places are asked for, then all are visited, so that their misses overlap.
-    fn add_batch(&mut self, keys: &[u128]) {
-        if (self.used + keys.len()) * 2 > self.slots.len() {
-            self.grow();
-        }
-        let mask = self.slots.len() - 1;
-        let mut places = [0; BATCH];
-        for (place, &key) in places.iter_mut().zip(keys) {
-            *place = hash_of(key) as usize & mask;
-            prefetch(&self.slots, *place);
-        }
-        for (&place, &key) in places.iter().zip(keys) {
-            self.add_at(place, key, 1);
-        }
-    }
-
-    #[inline]
-    fn add_at(&mut self, mut place: usize, key: u128, count: i64) {
-        let mask = self.slots.len() - 1;
-        loop {
-            let slot = &mut self.slots[place & mask];
-            if slot.key == key {
-                slot.count += count;
-                return;
-            }
-            if slot.key == 0 {
-                *slot = Slot { key, count };
-                self.used += 1;
-                return;
-            }
-            place += 1;
-        }
-    }
-
-    fn add_long(&mut self, piece: &[u8], count: i64) {
-        match self.long.get_mut(piece) {
-            Some(known) => *known += count,
-            None => {
-                self.long.insert(piece.into(), count);
-                self.long_bytes += piece.len() + 16; // with what the allocator keeps
-            }
-        }
-    }
-
-    fn grow(&mut self) {
-        let twice = filled(Slot::default(), self.slots.len() * 2);
-        let old = std::mem::replace(&mut self.slots, twice);
-        self.used = 0;
-        for slot in old.into_iter().filter(|slot| slot.key != 0) {
-            self.add_at(hash_of(slot.key) as usize, slot.key, slot.count);
-        }
-    }
-
-    fn add(&mut self, piece: &[u8], count: i64) {
-        if piece.len() > PACKED {
-            return self.add_long(piece, count);
-        }
-        if (self.used + 1) * 2 > self.slots.len() {
-            self.grow();
-        }
-        let key = packed(piece, 0, piece.len());
-        self.add_at(hash_of(key) as usize, key, count);
-    }
-
-    fn absorb(&mut self, other: Table) {
-        for slot in other.slots.into_iter().filter(|slot| slot.key != 0) {
-            if (self.used + 1) * 2 > self.slots.len() {
-                self.grow();
-            }
-            self.add_at(hash_of(slot.key) as usize, slot.key, slot.count);
-        }
-        for (piece, count) in other.long {
-            self.add_long(&piece, count);
-        }
-    }
-
-    fn for_each(&self, mut take: impl FnMut(&[u8], i64)) {
-        for slot in self.slots.iter().filter(|slot| slot.key != 0) {
-            let raw = slot.key.to_le_bytes();
-            take(&raw[..raw[PACKED] as usize], slot.count);
-        }
-        for (piece, &count) in &self.long {
-            take(piece, count);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.used + self.long.len()
-    }
-
-    fn memory(&self) -> usize {
-        self.slots.len() * size_of::<Slot>() + self.long.capacity() * LONG_ENTRY + self.long_bytes
-    }
 }
 
 #[cfg(test)]

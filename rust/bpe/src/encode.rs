@@ -1,31 +1,21 @@
 //! Text to token ids, with the tokens that training produced.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Mutex;
 
-use crate::count::{LARGEST_PART, LEAST_SHARE, PACKED, hash_of, leading, packed};
+use crate::cache::{Cache, SLOT_IDS};
+use crate::count::{LARGEST_PART, LEAST_SHARE, leading};
 use crate::hash::FastMap;
-use crate::memory::{filled, with_room};
-use crate::simd::prefetch;
+use crate::memory::with_room;
 use crate::split::{Part, Splitter};
-
-const BATCH: usize = 64;
-/// Shorter pieces are merged by looking for the minimum, longer ones with a heap.
-const SCAN_LIMIT: usize = 48;
-/// Longer pieces still are worth a list for each token of the vocabulary.
-const HEAP_LIMIT: usize = 8192;
-const NONE: u32 = u32::MAX;
+use crate::table::{BATCH, PACKED, packed};
+use crate::vocabulary::Vocabulary;
 
 /// Encodes text; immutable and shared between threads.
 pub struct Encoder {
     splitter: Splitter,
+    vocabulary: Vocabulary,
     short: FastMap<u128, u32>, // tokens of up to PACKED bytes, by their packed bytes
     long: FastMap<Box<[u8]>, u32>,
-    pairs: FastMap<u64, u32>,
-    byte_ids: [u32; 256],
-    two_bytes: Vec<u32>, // what each pair of bytes joins to: spares half of all looks at `pairs`
-    lengths: Vec<u32>,   // of each token, in bytes
     caches: Mutex<Vec<Cache>>,
 }
 
@@ -49,36 +39,15 @@ impl Encoder {
     ///
     /// Fails unless there is a token for each single byte and every other one joins two earlier ones.
     pub fn new(tokens: &[Vec<u8>], splitter: Splitter) -> Result<Encoder, String> {
+        let vocabulary = Vocabulary::new(tokens)?;
         let mut encoder = Encoder {
             splitter,
+            vocabulary,
             short: FastMap::default(),
             long: FastMap::default(),
-            pairs: FastMap::default(),
-            byte_ids: [NONE; 256],
-            two_bytes: vec![NONE; 1 << 16],
-            lengths: tokens.iter().map(|token| token.len() as u32).collect(),
             caches: Mutex::default(),
         };
         for (id, token) in tokens.iter().enumerate() {
-            if let [byte] = token[..] {
-                encoder.byte_ids[byte as usize] = id as u32;
-            }
-        }
-        if let Some(byte) = encoder.byte_ids.iter().position(|&id| id == NONE) {
-            return Err(format!("no token for the byte 0x{byte:02x}"));
-        }
-        for (id, token) in tokens.iter().enumerate() {
-            if token.len() != 1 {
-                let mut parts = Vec::new();
-                encoder.merge(token, &mut parts);
-                let [left, right] = parts[..] else {
-                    return Err(format!("token {id} does not join two earlier tokens"));
-                };
-                encoder.pairs.insert(key(left, right), id as u32);
-                if let [first, second] = token[..] {
-                    encoder.two_bytes[usize::from(first) << 8 | usize::from(second)] = id as u32;
-                }
-            }
             let earlier = if token.len() <= PACKED {
                 encoder.short.insert(packed(token, 0, token.len()), id as u32)
             } else {
@@ -93,9 +62,7 @@ impl Encoder {
 
     /// The two tokens that each token of more than one byte joins, in the order of ids.
     pub fn merges(&self) -> Vec<(u32, u32)> {
-        let mut joined: Vec<(u32, u64)> = self.pairs.iter().map(|(&pair, &id)| (id, pair)).collect();
-        joined.sort_unstable();
-        joined.into_iter().map(|(_, pair)| ((pair >> 32) as u32, pair as u32)).collect()
+        self.vocabulary.merges()
     }
 
     /// Ids of one text.
@@ -189,16 +156,15 @@ impl Encoder {
         let mut places = [0; BATCH];
         for (place, &key) in places.iter_mut().zip(keys) {
             *place = Cache::place(key);
-            prefetch(&cache.slots, *place);
+            cache.fetch(*place);
         }
         let mut found = [0; (BATCH + 1) * SLOT_IDS];
         let mut length = 0;
         for (&place, &key) in places.iter().zip(keys) {
-            let slot = &cache.slots[place % CACHE_SLOTS];
-            if slot.key == key {
+            if let Some((known, many)) = cache.get(place, key) {
                 // All of them are copied, which is one instruction; those behind the last one are overwritten.
-                found[length..length + SLOT_IDS].copy_from_slice(&slot.ids.map(u32::from));
-                length += slot.length();
+                found[length..length + SLOT_IDS].copy_from_slice(&known);
+                length += many;
                 continue;
             }
             ids.extend_from_slice(&found[..length]);
@@ -206,7 +172,7 @@ impl Encoder {
             let (known, raw) = (ids.len(), key.to_le_bytes());
             match self.short.get(&key) {
                 Some(&id) => ids.push(id),
-                None => self.merge(&raw[..usize::from(raw[PACKED])], ids),
+                None => self.vocabulary.merge(&raw[..usize::from(raw[PACKED])], ids),
             }
             cache.put(place, key, &ids[known..]);
         }
@@ -216,137 +182,8 @@ impl Encoder {
     fn encode_piece(&self, piece: &[u8], ids: &mut Vec<u32>) {
         match self.long.get(piece) {
             Some(&id) => ids.push(id), // a token's own bytes always encode to itself
-            None => self.merge(piece, ids),
+            None => self.vocabulary.merge(piece, ids),
         }
-    }
-
-    /// Appends the ids of `piece`: joins the pair with the lowest id, leftmost first, until none is left.
-    fn merge(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        match piece.len() {
-            length if length <= SCAN_LIMIT => self.merge_by_scan(piece, ids),
-            length if length <= HEAP_LIMIT => self.merge_by_heap(piece, ids),
-            _ => self.merge_by_lists(piece, ids),
-        }
-    }
-
-    fn merge_by_scan(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        let mut parts = [NONE; SCAN_LIMIT];
-        let mut joined = [NONE; SCAN_LIMIT]; // what part i and its right neighbour join to
-        for (part, &byte) in parts.iter_mut().zip(piece) {
-            *part = self.byte_ids[usize::from(byte)];
-        }
-        for (id, two) in joined.iter_mut().zip(piece.windows(2)) {
-            *id = self.two_bytes[usize::from(two[0]) << 8 | usize::from(two[1])];
-        }
-        let mut length = piece.len();
-        while length > 1 {
-            let (mut at, mut id) = (0, NONE);
-            for (place, &candidate) in joined[..length - 1].iter().enumerate() {
-                if candidate < id {
-                    (at, id) = (place, candidate);
-                }
-            }
-            if id == NONE {
-                break;
-            }
-            parts.copy_within(at + 1..length, at);
-            joined.copy_within(at + 1..length, at);
-            length -= 1;
-            parts[at] = id;
-            if at > 0 {
-                joined[at - 1] = self.join(parts[at - 1], id);
-            }
-            joined[at] = if at + 1 < length { self.join(id, parts[at + 1]) } else { NONE };
-        }
-        ids.extend_from_slice(&parts[..length]);
-    }
-
-    fn merge_by_heap(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        let mut parts = self.parts(piece);
-        let mut heap: BinaryHeap<_> = self.places(&parts).map(Reverse).collect();
-        while let Some(Reverse((id, at))) = heap.pop() {
-            if self.joins(&parts, at) == Some(id) {
-                heap.extend(self.join_at(&mut parts, at, id).map(Reverse));
-            }
-        }
-        self.take(&parts, ids);
-    }
-
-    /// The same for very long pieces: places wait in a list for each id. Joining only ever leads to higher ids, so the
-    /// lists are worked through in their order, each from left to right, and memory is mostly read in order, too.
-    fn merge_by_lists(&self, piece: &[u8], ids: &mut Vec<u32>) {
-        let mut parts = self.parts(piece);
-        let mut lists = vec![Vec::new(); self.lengths.len()];
-        for (id, at) in self.places(&parts) {
-            lists[id as usize].push(at);
-        }
-        for id in 0..lists.len() {
-            let mut places = std::mem::take(&mut lists[id]);
-            places.sort_unstable(); // they were found while different lower ids were joined
-            for at in places {
-                if self.joins(&parts, at) == Some(id as u32) {
-                    for (higher, at) in self.join_at(&mut parts, at, id as u32) {
-                        lists[higher as usize].push(at);
-                    }
-                }
-            }
-        }
-        self.take(&parts, ids);
-    }
-
-    /// A piece as single bytes. As parts are joined, the id of each stands at its first and at its last byte.
-    fn parts(&self, piece: &[u8]) -> Vec<u32> {
-        piece.iter().map(|&byte| self.byte_ids[byte as usize]).collect()
-    }
-
-    /// Where two parts join to a token, and to which.
-    fn places(&self, parts: &[u32]) -> impl Iterator<Item = (u32, usize)> {
-        (0..parts.len()).filter_map(|at| Some((self.joins(parts, at)?, at)))
-    }
-
-    /// What the part that begins at `at` and the next one join to. Of what is inside a part nothing comes that anybody
-    /// waits for: either there is no id, or one that was put there after whoever waits had looked.
-    #[inline]
-    fn joins(&self, parts: &[u32], at: usize) -> Option<u32> {
-        let part = parts[at];
-        let &length = self.lengths.get(part as usize)?;
-        let &after = parts.get(at + length as usize)?;
-        self.known(part, after)
-    }
-
-    /// Makes the part at `at` and the next one the token `id`; returns what that joins to on both sides, and where.
-    #[inline]
-    fn join_at(&self, parts: &mut [u32], at: usize, id: u32) -> impl Iterator<Item = (u32, usize)> + use<> {
-        let middle = at + self.lengths[parts[at] as usize] as usize;
-        let end = at + self.lengths[id as usize] as usize;
-        parts[middle - 1] = NONE;
-        parts[middle] = NONE;
-        parts[at] = id;
-        parts[end - 1] = id;
-        let right = parts.get(end).and_then(|&after| Some((self.known(id, after)?, at)));
-        let left = at.checked_sub(1).and_then(|last| {
-            let before = parts[last];
-            Some((self.known(before, id)?, at - self.lengths[before as usize] as usize))
-        });
-        right.into_iter().chain(left)
-    }
-
-    fn take(&self, parts: &[u32], ids: &mut Vec<u32>) {
-        let mut at = 0;
-        while let Some(&id) = parts.get(at) {
-            ids.push(id);
-            at += self.lengths[id as usize] as usize;
-        }
-    }
-
-    /// What two tokens join to, if to anything.
-    #[inline]
-    fn known(&self, left: u32, right: u32) -> Option<u32> {
-        self.pairs.get(&key(left, right)).copied()
-    }
-
-    fn join(&self, left: u32, right: u32) -> u32 {
-        self.known(left, right).unwrap_or(NONE)
     }
 
     fn borrow_cache(&self) -> Cache {
@@ -359,61 +196,12 @@ impl Encoder {
     }
 }
 
-fn key(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
-}
-
-const CACHE_SLOTS: usize = 1 << 18;
-const SLOT_IDS: usize = 8;
-const CACHED_IDS: usize = SLOT_IDS - 1;
-
-/// Remembers the ids of pieces seen lately. One slot per hash: a newer piece takes the place of an older one.
-struct Cache {
-    slots: Vec<Slot>,
-}
-
-/// 32 bytes, so that two share a cache line. Pieces with an id beyond 16 bits are not remembered.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: u128,            // zero: free
-    ids: [u16; SLOT_IDS], // the last one says how many of the others there are
-}
-
-impl Slot {
-    #[inline]
-    fn length(&self) -> usize {
-        usize::from(self.ids[CACHED_IDS]) % SLOT_IDS
-    }
-}
-
-impl Cache {
-    fn new() -> Cache {
-        Cache { slots: filled(Slot::default(), CACHE_SLOTS) }
-    }
-
-    #[inline]
-    fn place(key: u128) -> usize {
-        hash_of(key) as usize % CACHE_SLOTS
-    }
-
-    fn put(&mut self, place: usize, key: u128, ids: &[u32]) {
-        if ids.len() > CACHED_IDS || ids.iter().any(|&id| id > u32::from(u16::MAX)) {
-            return;
-        }
-        let slot = &mut self.slots[place];
-        slot.key = key;
-        slot.ids[CACHED_IDS] = ids.len() as u16;
-        for (known, &id) in slot.ids.iter_mut().zip(ids) {
-            *known = id as u16;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::count::Counter;
     use crate::train::Trainer;
+    use crate::vocabulary::SCAN_LIMIT;
     use std::time::Duration;
 
     const SPLITTER: Splitter = Splitter::Gpt4 { max_digits: 2 };
@@ -451,7 +239,7 @@ mod tests {
         let (tokens, encoder) = encoder(1000);
         for (id, token) in tokens.iter().enumerate() {
             let mut ids = Vec::new();
-            encoder.merge(token, &mut ids);
+            encoder.vocabulary.merge(token, &mut ids);
             assert_eq!(ids, [id as u32], "{:?}", String::from_utf8_lossy(token));
         }
     }
@@ -463,17 +251,17 @@ mod tests {
         for length in 1..=SCAN_LIMIT {
             for window in text.as_bytes().windows(length).step_by(3) {
                 let (mut scan, mut heap, mut lists) = (vec![7], vec![7], vec![7]);
-                encoder.merge_by_scan(window, &mut scan);
-                encoder.merge_by_heap(window, &mut heap);
-                encoder.merge_by_lists(window, &mut lists);
+                encoder.vocabulary.merge_by_scan(window, &mut scan);
+                encoder.vocabulary.merge_by_heap(window, &mut heap);
+                encoder.vocabulary.merge_by_lists(window, &mut lists);
                 assert_eq!(scan, heap, "{window:?}");
                 assert_eq!(scan, lists, "{window:?}");
             }
         }
         let (mut heap, mut lists) = (Vec::new(), Vec::new());
         let long = text.repeat(50) + &"a".repeat(3000) + &"ab".repeat(3000);
-        encoder.merge_by_heap(long.as_bytes(), &mut heap);
-        encoder.merge_by_lists(long.as_bytes(), &mut lists);
+        encoder.vocabulary.merge_by_heap(long.as_bytes(), &mut heap);
+        encoder.vocabulary.merge_by_lists(long.as_bytes(), &mut lists);
         assert_eq!(heap, lists);
     }
 
@@ -528,9 +316,33 @@ mod tests {
 
     #[test]
     fn very_long_pieces_are_not_quadratic() {
+        let (tokens, encoder) = encoder(400);
+        for text in [" ".repeat(2_000_000), "abcz".repeat(300_000), "bananas".repeat(100_000)] {
+            let ids = encoder.encode(&text);
+            assert!(ids.len() < text.len());
+            let bytes: Vec<u8> = ids.iter().flat_map(|&id| tokens[id as usize].iter().copied()).collect();
+            assert!(bytes == text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn more_pieces_than_the_cache_holds() {
         let (_, encoder) = encoder(400);
-        assert!(encoder.encode(&" ".repeat(2_000_000)).len() <= 2_000_000);
-        assert!(encoder.encode(&"abcz".repeat(300_000)).len() <= 1_200_000);
+        let word = |i: usize| -> String {
+            [i, i / 26, i / 676, i / 17_576].iter().map(|n| char::from(b'a' + (n % 26) as u8)).collect()
+        };
+        let words: Vec<String> = (0..400_000).map(word).collect();
+        for _ in 0..2 {
+            let ids = encoder.encode(&words.join("\n"));
+            let mut want = Vec::new();
+            for (number, word) in words.iter().enumerate() {
+                if number > 0 {
+                    want.push(u32::from(b'\n'));
+                }
+                encoder.vocabulary.merge(word.as_bytes(), &mut want);
+            }
+            assert!(ids == want);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! The way of the data: text → [`split`] → [`count`] (→ [`spill`]) → [`train`] → tokens → [`encode`] → ids.
 
 pub mod arrow;
+mod cache;
 pub mod count;
 pub mod encode;
 mod gpt2;
@@ -15,7 +16,9 @@ mod py;
 mod simd;
 pub mod spill;
 pub mod split;
+mod table;
 pub mod train;
 pub mod unicode;
 #[allow(missing_docs)]
 mod unicode_ranges;
+mod vocabulary;
