@@ -166,6 +166,8 @@ def main() -> None:
         peak = statistics.median(run["peak_mb"] for run in runs[peer])
         ratio = f"{seconds / ours:6.1f} x" if ours else ""
         print(f"train {peer:8} {seconds:8.2f} s {ratio}  peak {peak:6.0f} MB  tokens {runs[peer][0]['hash']}")
+    if {"ours", "rustbpe"} <= set(peers):
+        print(f"tokens equal to rustbpe's: {runs['ours'][0]['hash'] == runs['rustbpe'][0]['hash']}")
     if encoding:
         for name, speed in encoding["speeds"].items():
             print(f"encode {name:22} {speed:8.1f} MB/s")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from nanochat_cli.commands import _tok_views
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
 from nanochat_cli.core import events
 from nanochat_cli.core.errors import ConfigError, DataError
@@ -177,11 +178,11 @@ def inspect(
         raise ConfigError("a text, a file and a chat file: only one of them can be shown", hint="leave out the others")
     tok = _open(tokenizer)
     if chat is not None:
-        _show_chat(tok, chat, number, out)
+        _tok_views.show_chat(tok, chat, number, out)
     elif text is not None or file is not None:
-        _show_tokens(tok, _text(text or "-", file, out), out)
+        _tok_views.show_tokens(tok, _text(text or "-", file, out), out)
     else:
-        out.result({"tokenizer": str(library.find(tokenizer)), **_facts(tok)})
+        out.result({"tokenizer": str(library.find(tokenizer)), **_tok_views.facts(tok)})
 
 
 @app.command("eval")
@@ -209,7 +210,7 @@ def evaluate(
     folder = library.find(tokenizer)
     tok = library.open(str(folder))
     own = data if data is not None else [name for name in corpus.names() if name == folder.name]
-    texts = compare.samples() | _own_texts(own, files or [], text_field)
+    texts = compare.samples() | _tok_views.own_texts(own, files or [], text_field)
     peers = {} if against == ["none"] else compare.peers(against or compare.PEERS, out.log())
     counters = {"ours": compare.count_ours(tok)} | {name: count for name, (_, count) in peers.items()}
     sizes = {"ours": tok.vocab_size} | {name: size for name, (size, _) in peers.items()}
@@ -228,7 +229,7 @@ def evaluate(
         return
     out.table(
         ("text", "bytes", *(f"{name} ({sizes[name]:,})" for name in counters)),
-        [(row.text, row.num_bytes, *(round(row.bytes_per_token(name), 3) for name in counters)) for row in found],
+        [(row.text, row.num_bytes, *(round(row.bytes_per_token(name), 2) for name in counters)) for row in found],
         title="bytes per token, more is better (tokens in the vocabulary)",
     )
 
@@ -257,77 +258,6 @@ def export(
         out.result({"folder": str(folder), "format": form.value}, title="would write")
         return
     out.result({path.name: str(path) for path in exporter.write(tok, form.value, folder, replace=force)})
-
-
-def _facts(tok: "Tokenizer") -> dict[str, object]:
-    lengths = tok.token_bytes()
-    longest = [_visible(tok, int(id)) for id in lengths.argsort(kind="stable")[::-1][:8]]
-    return {
-        "vocab_size": tok.vocab_size,
-        "pattern": tok.pattern.name,
-        "regex": tok.pattern.regex,
-        "special_tokens": tok.vocab_size - int((lengths > 0).sum()),
-        "mean_bytes_of_a_token": float(lengths[lengths > 0].mean()),
-        "longest_tokens": longest,
-        "longest": " ".join(longest),
-        **{f"training_{key}": value for key, value in tok.training.items()},
-        "hash": tok.hash,
-    }
-
-
-def _show_tokens(tok: "Tokenizer", text: str, out: Output) -> None:
-    """Every token with the piece it lies in: pieces are what no token reaches across."""
-    rows: list[tuple[object, ...]] = []
-    pieces = tok.pieces(text)
-    for number, piece in enumerate(pieces):
-        for id in tok.encode(piece):
-            rows.append((len(rows), number, str(id), len(tok.id_to_bytes(id)), _visible(tok, id)))
-    out.table(("position", "piece", "id", "bytes", "token"), rows)
-    out.note(f"{len(text.encode()):,} bytes, {len(pieces):,} pieces, {len(rows):,} tokens")
-
-
-def _show_chat(tok: "Tokenizer", path: Path, number: int, out: Output) -> None:
-    from nanochat_cli.core.data import preview
-
-    found = preview.chats(path, number, tok)
-    if len(found) < number:
-        raise DataError(f"only {len(found)} conversations in {path}: {number}")
-    item = found[number - 1]
-    ids, mask = item.ids or [], item.mask or []
-    if out.json_mode:
-        rows = [(i, str(id), _visible(tok, id), bool(on)) for i, (id, on) in enumerate(zip(ids, mask, strict=True))]
-        out.table(("position", "id", "token", "trained"), rows)
-        return
-    marks = out.on_terminal(out.out)  # without colours, brackets show what is trained on
-    out.spans(
-        [
-            ((text if marks else f"[{text}]") if trained else text, "stage" if trained else "note")
-            for text, trained in preview.spans(tok, item)
-        ]
-    )
-    out.note(f"{len(ids)} tokens, {sum(mask)} trained on ({'in colour' if marks else 'in brackets'})")
-
-
-def _own_texts(corpora: list[str], files: list[Path], text_field: str) -> dict[str, list[str]]:
-    from nanochat_cli.core.data import vocabulary
-    from nanochat_cli.core.data.corpus import Corpus
-    from nanochat_cli.core.data.textfile import check_given
-
-    texts = {f"{name} (validation)": vocabulary.held_out(Corpus.open(name)) for name in corpora}
-    for path in files:
-        check_given(path)
-        texts[str(path)] = vocabulary.sample_of_file(path, text_field)
-    return texts
-
-
-def _visible(tok: "Tokenizer", id: int) -> str:
-    """A token as one printable word: blanks and control characters escaped, bytes that are no UTF-8 in hex."""
-    raw = tok.id_to_bytes(id)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        return "".join(f"\\x{byte:02x}" for byte in raw)
-    return "".join(c if c.isprintable() and c != " " else "␣" if c == " " else ascii(c)[1:-1] for c in text)
 
 
 def _open(name: str | None, backend: Backend = Backend.native) -> "Tokenizer":

@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
 
-use crate::count::Pieces;
-use crate::hash::fold;
+use crate::hash::{FastMap, fold};
 use crate::memory::{filled, reserve, with_room};
 use crate::train::Pair;
 
@@ -25,15 +24,18 @@ struct Slot {
 }
 
 /// Pairs in an open table at most half full; their places in one long list; and a heap of counts.
+///
+/// Most pairs are rare and never merged. Only those that occur `least` times are here, which takes a fraction of the memory
+/// and the time; when they run out, all are counted again for a lower `least`.
 pub(crate) struct Pairs {
     slots: Vec<Slot>,
     used: usize,
     places: Vec<Place>,
     heap: BinaryHeap<(i64, Reverse<Pair>)>,
     tidy_at: usize,
+    least: i64,
 }
 
-const BYTES: usize = 256;
 const LEAST_TIDY: usize = 1 << 20;
 
 /// A pair as one number, never zero.
@@ -46,54 +48,95 @@ fn pair_of(key: u64) -> Pair {
 }
 
 impl Pairs {
-    /// The pairs of single bytes in all pieces. Position 0 is the edge before the first piece.
-    pub fn of(pieces: &Pieces) -> Pairs {
-        let mut counts = vec![0i64; BYTES * BYTES];
-        let mut ends = vec![0usize; BYTES * BYTES];
-        let index = |two: &[u8]| usize::from(two[0]) * BYTES + usize::from(two[1]);
-        for (piece, count) in pieces.iter() {
-            for two in piece.windows(2) {
-                counts[index(two)] += count;
-                ends[index(two)] += 1;
-            }
-        }
+    /// No pairs at all.
+    pub fn empty(least: i64) -> Pairs {
+        let slots = filled(Slot::default(), 1 << 12);
+        Pairs { slots, used: 0, places: Vec::new(), heap: BinaryHeap::new(), tidy_at: 0, least }
+    }
+
+    /// Every pair of single bytes that occurs `least` times or more. `walk` names each two tokens side by side, from left
+    /// to right.
+    pub fn of_bytes(walk: impl Fn(&mut dyn FnMut(Pair, Place)), counts: &[i64], least: i64) -> Pairs {
+        let index = |pair: Pair| (pair.0 << 8 | pair.1) as usize;
+        let mut seen = vec![(0i64, 0usize); 1 << 16];
+        walk(&mut |pair, place| {
+            let (count, places) = &mut seen[index(pair)];
+            *count += counts[place.piece as usize];
+            *places += 1;
+        });
+        let mut pairs = Pairs::empty(least);
+        let mut next = vec![usize::MAX; seen.len()]; // where the next place of a pair goes
         let mut total = 0;
-        let starts: Vec<usize> = ends.iter().map(|&places| (total, total += places).0).collect();
-        let mut next = starts.clone();
-        let mut places = filled(Place::default(), total);
-        let mut position = 1;
-        for (number, (piece, _)) in pieces.iter().enumerate() {
-            for (offset, two) in piece.windows(2).enumerate() {
-                let place = &mut next[index(two)];
-                places[*place] = Place { position: (position + offset) as u32, piece: number as u32 };
-                *place += 1;
+        for (which, &(count, places)) in seen.iter().enumerate().filter(|(_, (count, _))| *count >= least) {
+            pairs.insert(((which >> 8) as u32, (which & 0xff) as u32), count, total, places as u32);
+            next[which] = total;
+            total += places;
+        }
+        pairs.make_room(total);
+        walk(&mut |pair, place| {
+            let next = &mut next[index(pair)];
+            if let Some(free) = pairs.places.get_mut(*next) {
+                *free = place;
+                *next += 1;
             }
-            position += piece.len() + 1;
-        }
-        let mut pairs = Pairs {
-            slots: filled(Slot::default(), 1 << 12),
-            used: 0,
-            places,
-            heap: BinaryHeap::new(),
-            tidy_at: LEAST_TIDY.max(2 * total),
-        };
-        for (which, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-            let pair = ((which / BYTES) as u32, (which % BYTES) as u32);
-            pairs.insert(pair, count, starts[which], ends[which] as u32);
-        }
+        });
         pairs
     }
 
-    /// Takes the top of the heap. Counts never rise after a pair is born, so a stale entry can only be too high.
+    /// The same for any tokens. Only one of `shares` of the pairs is counted at a time, so that the rare ones, of which
+    /// there are many, are never all in memory.
+    pub fn of_tokens(walk: impl Fn(&mut dyn FnMut(Pair, Place)), counts: &[i64], least: i64, shares: u64) -> Pairs {
+        let mut pairs = Pairs::empty(least);
+        let mut total = 0;
+        for share in 0..shares {
+            let mut seen = FastMap::<u64, (i64, u32)>::default();
+            walk(&mut |pair, place| {
+                let key = key(pair);
+                if fold(key, key) % shares == share {
+                    let (count, places) = seen.entry(key).or_default();
+                    *count += counts[place.piece as usize];
+                    *places += 1;
+                }
+            });
+            for (key, (count, places)) in seen.into_iter().filter(|(_, (count, _))| *count >= least) {
+                pairs.insert(pair_of(key), count, total, 0);
+                total += places as usize;
+            }
+        }
+        pairs.make_room(total);
+        walk(&mut |pair, place| {
+            if let Some(slot) = pairs.find(pair) {
+                let slot = &mut pairs.slots[slot];
+                pairs.places[slot.start as usize + slot.places as usize] = place;
+                slot.places += 1;
+            }
+        });
+        pairs
+    }
+
+    fn make_room(&mut self, total: usize) {
+        self.places = with_room(2 * total + total / 4); // it is tidied at twice its size: a list that grows is copied
+        self.places.resize(total, Place::default());
+        self.tidy_at = LEAST_TIDY.max(2 * total);
+    }
+
+    /// Pairs that occur less often are not here.
+    pub fn least(&self) -> i64 {
+        self.least
+    }
+
+    /// Takes the top of the heap. Counts never rise after a pair is born, so a stale entry can only be too high. None if
+    /// no pair is left that occurs [`Pairs::least`] times: a rarer one, here or not, may then be the most frequent.
     pub fn most_frequent(&mut self) -> Option<Pair> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
             let live = self.count(pair);
-            if live == count && live > 0 {
+            if live < self.least {
+                continue;
+            }
+            if live == count {
                 return Some(pair);
             }
-            if live > 0 {
-                self.heap.push((live, Reverse(pair)));
-            }
+            self.heap.push((live, Reverse(pair)));
         }
         None
     }
@@ -150,17 +193,26 @@ impl Pairs {
         if self.places.len() < self.tidy_at {
             return;
         }
-        let mut kept = with_room(self.places.len() / 2);
-        for slot in &mut self.slots {
+        let mut order: Vec<usize> = (0..self.slots.len()).filter(|&at| self.slots[at].key != 0).collect();
+        order.sort_unstable_by_key(|&at| self.slots[at].start);
+        let mut kept = 0; // places move to the left in the list where they are, so that no second one is needed
+        for at in order {
+            let slot = &mut self.slots[at];
             let old = slot.start as usize..slot.start as usize + slot.places as usize;
-            slot.start = kept.len() as u64;
-            if slot.count > 0 {
+            slot.start = kept as u64;
+            if slot.count >= self.least {
                 let pair = pair_of(slot.key);
-                kept.extend(self.places[old].iter().filter(|&&place| stands(pair, place)));
+                for index in old {
+                    let place = self.places[index];
+                    if stands(pair, place) {
+                        self.places[kept] = place;
+                        kept += 1;
+                    }
+                }
             }
-            slot.places = (kept.len() - slot.start as usize) as u32;
+            slot.places = (kept - slot.start as usize) as u32;
         }
-        self.places = kept;
+        self.places.truncate(kept);
         self.tidy_at = LEAST_TIDY.max(2 * self.places.len());
     }
 
@@ -188,20 +240,21 @@ impl Pairs {
         self.used += 1;
     }
 
-    /// Drops pairs that occur no more, and doubles the table if most of it still lives.
+    /// Drops pairs that have become rare, and doubles the table if most of it still lives.
     fn rebuild(&mut self) {
-        let live = self.slots.iter().filter(|slot| slot.count > 0).count();
+        let live = self.slots.iter().filter(|slot| slot.count >= self.least).count();
         let size = if live * 4 > self.slots.len() { self.slots.len() * 2 } else { self.slots.len() };
         let old = std::mem::replace(&mut self.slots, filled(Slot::default(), size));
         self.used = 0;
-        for slot in old.into_iter().filter(|slot| slot.count > 0) {
+        let least = self.least;
+        for slot in old.into_iter().filter(|slot| slot.count >= least) {
             self.set(slot);
         }
     }
 
-    /// Every pair that occurs, with its count.
+    /// Every pair that occurs often enough, with its count.
     #[cfg(test)]
     pub fn live(&self) -> impl Iterator<Item = (Pair, i64)> {
-        self.slots.iter().filter(|slot| slot.count > 0).map(|slot| (pair_of(slot.key), slot.count))
+        self.slots.iter().filter(|slot| slot.count >= self.least).map(|slot| (pair_of(slot.key), slot.count))
     }
 }

@@ -18,8 +18,10 @@ use crate::simd::prefetch;
 pub(crate) type Pair = (u32, u32);
 
 const AHEAD: usize = 12; // places that are fetched before they are needed
-const PLACES_PER_BYTE: usize = 4; // one at first, twice that before they are tidied, and a list that grows by copying
+const PLACES_PER_BYTE: usize = 3; // one at first, twice that before they are tidied, and what one merge may add
 const BYTES_PER_TOKEN: usize = 400; // pairs, their heap and the neighbours
+const BYTES_PER_LEAST: i64 = 128;
+const SHARES: u64 = 8; // in which all pairs are counted again
 const LARGEST: usize = 1 << 31; // the list of places may grow to twice the symbols, and is indexed with 32 bits
 
 /// An id as it is stored: two bytes while all ids fit, four otherwise.
@@ -70,6 +72,15 @@ enum Text {
     Wide(Merger<u32>),
 }
 
+impl Text {
+    fn walk(&self, pieces: usize, found: &mut dyn FnMut(Pair, Place)) {
+        match self {
+            Text::Narrow(merger) => merger.walk(pieces, found),
+            Text::Wide(merger) => merger.walk(pieces, found),
+        }
+    }
+}
+
 fn is_narrow(target: usize) -> bool {
     target <= usize::from(u16::INNER)
 }
@@ -87,6 +98,12 @@ impl Trainer {
     ///
     /// Pieces are distinct and counts positive. Fails if the distinct pieces hold about 2^31 bytes or more.
     pub fn new(pieces: &Pieces, target: usize) -> Result<Trainer, String> {
+        let bytes: i64 = pieces.iter().map(|(piece, count)| piece.len() as i64 * count).sum();
+        Trainer::with_least(pieces, target, bytes / (target as i64 * BYTES_PER_LEAST))
+    }
+
+    /// The same, with a guess how often the last pair occurs that is merged.
+    fn with_least(pieces: &Pieces, target: usize, least: i64) -> Result<Trainer, String> {
         let room = pieces.num_bytes() + pieces.len() + 1;
         if room >= LARGEST || target >= LARGEST {
             return Err(format!("too many bytes in distinct pieces: {}", pieces.num_bytes()));
@@ -97,9 +114,10 @@ impl Trainer {
         } else {
             Text::Wide(Merger::new(pieces, target))
         };
-        let counts = pieces.iter().map(|(_, count)| count).collect();
+        let counts: Vec<i64> = pieces.iter().map(|(_, count)| count).collect();
         let (merges, script) = (Vec::new(), VecDeque::new());
-        Ok(Trainer { tokens, merges, script, target, counts, pairs: Pairs::of(pieces), text })
+        let pairs = Pairs::of_bytes(|found| text.walk(counts.len(), found), &counts, least.max(1));
+        Ok(Trainer { tokens, merges, script, target, counts, pairs, text })
     }
 
     /// Lets the next merges be these, which the same pieces led to before.
@@ -113,7 +131,13 @@ impl Trainer {
     pub fn step(&mut self, budget: Duration) -> Result<bool, String> {
         let start = Instant::now();
         while self.tokens.len() < self.target {
-            let Some(pair) = self.pairs.most_frequent() else { return Ok(true) };
+            let Some(pair) = self.pairs.most_frequent() else {
+                match self.pairs.least() {
+                    1 => return Ok(true),
+                    least => self.count_again((least / 8).max(1)),
+                }
+                continue;
+            };
             if let Some(known) = self.script.pop_front()
                 && known != pair
             {
@@ -125,6 +149,12 @@ impl Trainer {
             }
         }
         Ok(self.tokens.len() >= self.target)
+    }
+
+    fn count_again(&mut self, least: i64) {
+        self.pairs = Pairs::empty(least); // the old ones go before the new ones come
+        let (text, counts) = (&self.text, &self.counts[..]);
+        self.pairs = Pairs::of_tokens(|found| text.walk(counts.len(), found), counts, least, SHARES);
     }
 
     fn merge(&mut self, pair: Pair) {
@@ -157,13 +187,15 @@ impl Trainer {
     }
 }
 
+const NOWHERE: u32 = u32::MAX;
+
 /// What a merge changes for one neighbouring token.
 #[derive(Clone, Copy, Default)]
 struct Neighbour {
     lost: i64,
     gained: i64,
     places: u32, // of the gained pair
-    next: u32,   // where the next of them goes
+    next: u32,   // where the next of them goes; NOWHERE if the pair is too rare to be kept
 }
 
 /// Everything on one side of the merged pair.
@@ -192,20 +224,28 @@ impl Side {
 
     /// Hands all changes over: `old` names the pair that an id stood in, `new` the one it stands in now.
     fn flush(&mut self, pairs: &mut Pairs, old: impl Fn(u32) -> Pair, new: impl Fn(u32) -> Pair) {
-        let mut start = pairs.reserve(self.places.len());
+        let of_frequent = |&id: &u32| {
+            let neighbour = &self.of[id as usize];
+            if neighbour.gained >= pairs.least() { neighbour.places as usize } else { 0 }
+        };
+        let mut start = pairs.reserve(self.touched.iter().map(of_frequent).sum());
         for &id in &self.touched {
             let neighbour = &mut self.of[id as usize];
             pairs.lose(old(id), neighbour.lost);
-            if neighbour.gained > 0 {
+            if neighbour.gained >= pairs.least() {
                 pairs.insert(new(id), neighbour.gained, start, neighbour.places);
+                neighbour.next = start as u32;
+                start += neighbour.places as usize;
+            } else {
+                neighbour.next = NOWHERE;
             }
-            neighbour.next = start as u32;
-            start += neighbour.places as usize;
         }
         for &(id, place) in &self.places {
             let next = &mut self.of[id as usize].next;
-            pairs.put(*next as usize, place);
-            *next += 1;
+            if *next != NOWHERE {
+                pairs.put(*next as usize, place);
+                *next += 1;
+            }
         }
         for id in self.touched.drain(..) {
             self.of[id as usize] = Neighbour::default();
@@ -278,7 +318,7 @@ impl<S: Symbol> Merger<S> {
         }
         self.left.flush(pairs, |id| (id, pair.0), |id| (id, token));
         self.right.flush(pairs, |id| (pair.1, id), |id| (token, id));
-        if twin_count > 0 {
+        if twin_count >= pairs.least() {
             let start = pairs.reserve(self.twins.len());
             pairs.insert((token, token), twin_count, start, self.twins.len() as u32);
             for (index, &place) in self.twins.iter().enumerate() {
@@ -290,6 +330,25 @@ impl<S: Symbol> Merger<S> {
             let middle = place.position as usize + self.lengths[left as usize] as usize;
             self.symbols[place.position as usize] == S::of(left) && self.symbols[middle] == S::of(right)
         });
+    }
+
+    /// Names each two tokens side by side and where, from left to right. Position 0 is the edge before the first piece.
+    fn walk(&self, pieces: usize, found: &mut dyn FnMut(Pair, Place)) {
+        let (mut at, mut piece) = (1, 0);
+        while piece < pieces {
+            let symbol = self.symbols[at];
+            if symbol == S::EDGE {
+                piece += 1;
+                at += 1;
+                continue;
+            }
+            let next = at + self.lengths[symbol.id() as usize] as usize;
+            let after = self.symbols[next];
+            if after != S::EDGE {
+                found((symbol.id(), after.id()), Place { position: at as u32, piece: piece as u32 });
+            }
+            at = next;
+        }
     }
 
     fn encoded_length(&self, counts: &[i64]) -> i64 {
@@ -349,6 +408,7 @@ mod tests {
             }
             at = next;
         }
+        recount.retain(|_, count| *count >= trainer.pairs.least());
         let live: HashMap<Pair, i64> = trainer.pairs.live().collect();
         assert_eq!(live, recount);
     }
@@ -398,7 +458,8 @@ mod tests {
             }
             let words: Vec<(&str, i64)> = words.iter().map(|(word, &count)| (word.as_str(), count)).collect();
             let target = 257 + draw(60) as usize;
-            let mut trainer = Trainer::new(&pieces(&words), target).expect("small input");
+            let least = [1, 1, 2, 5, 30][draw(5) as usize];
+            let mut trainer = Trainer::with_least(&pieces(&words), target, least).expect("small input");
             while !trainer.step(Duration::ZERO).unwrap() {
                 check_counts(&trainer);
             }
@@ -419,6 +480,25 @@ mod tests {
         while !narrow.step(Duration::from_secs(1)).unwrap() || !wide.step(Duration::from_secs(1)).unwrap() {}
         assert_eq!(narrow.tokens(), wide.tokens());
         assert_eq!(narrow.encoded_length(), wide.encoded_length());
+    }
+
+    #[test]
+    fn rare_pairs_come_in_when_frequent_ones_run_out() {
+        let words: Vec<String> = (0..3000u32).map(|i| format!("w{}x{}y{}", i % 61, i * i % 97, i % 7)).collect();
+        let mut counts = HashMap::<&str, i64>::new();
+        words.iter().for_each(|word| *counts.entry(word).or_default() += 1 + word.len() as i64 % 5);
+        let mut words: Vec<(&str, i64)> = counts.into_iter().collect();
+        words.sort_unstable();
+        let run = |least: i64| {
+            let mut trainer = Trainer::with_least(&pieces(&words), 2000, least).expect("small input");
+            while !trainer.step(Duration::from_secs(1)).unwrap() {}
+            assert!(trainer.pairs.least() < least.max(2) || least == 3);
+            (trainer.tokens().to_vec(), trainer.encoded_length())
+        };
+        let all = run(1);
+        for least in [3, 50, 1000, 1_000_000] {
+            assert!(run(least) == all, "{least}");
+        }
     }
 
     #[test]
