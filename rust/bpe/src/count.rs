@@ -167,12 +167,18 @@ impl Counter {
     /// Every distinct piece that occurs `min_count` times or more, with its count.
     pub fn finish(self, min_count: i64) -> Pieces {
         let mut tables = self.tables.into_iter();
-        let mut all = tables.next().unwrap_or_else(Table::new);
-        for table in tables {
-            all.absorb(table);
-        }
+        let mut first = tables.next().unwrap_or_else(Table::new);
         let mut pieces = Pieces::default();
-        all.for_each(|piece, count| pieces.push_if(piece, count, min_count));
+        if let Some(mut others) = tables.next() {
+            tables.for_each(|table| others.absorb(table));
+            // What the first table does not know goes past it: it need not grow, which takes memory twice.
+            others.for_each(|piece, count| {
+                if !first.add_known(piece, count) {
+                    pieces.push_if(piece, count, min_count);
+                }
+            });
+        }
+        first.for_each(|piece, count| pieces.push_if(piece, count, min_count));
         pieces
     }
 }

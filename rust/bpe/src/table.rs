@@ -118,6 +118,27 @@ impl Table {
         self.add_at(hash_of(key) as usize, key, count);
     }
 
+    /// Counts a piece `count` times if it is here already; false if not.
+    pub fn add_known(&mut self, piece: &[u8], count: i64) -> bool {
+        if piece.len() > PACKED {
+            return self.long.get_mut(piece).map(|known| *known += count).is_some();
+        }
+        let key = packed(piece, 0, piece.len());
+        let mask = self.slots.len() - 1;
+        let mut place = hash_of(key) as usize;
+        loop {
+            let slot = &mut self.slots[place & mask];
+            if slot.key == key {
+                slot.count += count;
+                return true;
+            }
+            if slot.key == 0 {
+                return false;
+            }
+            place += 1;
+        }
+    }
+
     /// Takes over all counts of another table.
     pub fn absorb(&mut self, other: Table) {
         for slot in other.slots.into_iter().filter(|slot| slot.key != 0) {

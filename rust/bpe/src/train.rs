@@ -20,8 +20,8 @@ pub(crate) type Pair = (u32, u32);
 const AHEAD: usize = 12; // places that are fetched before they are needed
 const PLACES_PER_BYTE: usize = 3; // one at first, twice that before they are tidied, and what one merge may add
 const BYTES_PER_TOKEN: usize = 400; // pairs, their heap and the neighbours
-const BYTES_PER_LEAST: i64 = 128;
-const SHARES: u64 = 8; // in which all pairs are counted again
+const BYTES_PER_LEAST: i64 = 64;
+const SHARES: u64 = 4; // in which all pairs are counted again
 const LARGEST: usize = 1 << 31; // the list of places may grow to twice the symbols, and is indexed with 32 bits
 
 /// An id as it is stored: two bytes while all ids fit, four otherwise.
@@ -134,7 +134,7 @@ impl Trainer {
             let Some(pair) = self.pairs.most_frequent() else {
                 match self.pairs.least() {
                     1 => return Ok(true),
-                    least => self.count_again((least / 8).max(1)),
+                    least => self.count_again((least / 4).max(1)),
                 }
                 continue;
             };
