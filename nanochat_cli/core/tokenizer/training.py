@@ -124,7 +124,9 @@ def _check_memory(pieces: _bpe.Pieces, num_tokens: int, options: Options, share:
     """Raise ConfigError if merging needs more than is allowed; `share` says which part of the pieces there is."""
     needed, limit = pieces.merge_memory(num_tokens), options.max_memory
     if limit is not None and needed > limit:
-        size, count, rare = write_size(int(needed / share)), int(len(pieces) / share), options.min_piece_count + 1
+        fixed = num_tokens * _BYTES_PER_TOKEN
+        size, count = write_size(fixed + int((needed - fixed) / share)), int(len(pieces) / share)
+        rare = options.min_piece_count + 1
         raise ConfigError(
             f"merging {count:,} distinct pieces needs about {size} of memory, {write_size(limit)} allowed",
             hint=f"use --max-memory {size.replace(' ', '')}, or leave out rarer pieces: --min-piece-count {rare}",
