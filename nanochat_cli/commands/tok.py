@@ -229,7 +229,7 @@ def evaluate(
         return
     out.table(
         ("text", "bytes", *(f"{name} ({sizes[name]:,})" for name in counters)),
-        [(row.text, row.num_bytes, *(round(row.bytes_per_token(name), 2) for name in counters)) for row in found],
+        [(row.text, row.num_bytes, *(f"{row.bytes_per_token(name):6.2f}" for name in counters)) for row in found],
         title="bytes per token, more is better (tokens in the vocabulary)",
     )
 
