@@ -21,9 +21,10 @@ from nanochat_cli.core.errors import ConfigError, DataError, MissingArtifact, Na
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.settings import TokSection
 from nanochat_cli.core.tokenizer import patterns
+from nanochat_cli.core.tokenizer.limits import Limits
 from nanochat_cli.core.tokenizer.patterns import Pattern
 from nanochat_cli.core.tokenizer.tokenizer import INFO_FILE, Tokenizer, check_vocab_size
-from nanochat_cli.core.tokenizer.training import BadText, Batch, Limits, Options, behind, in_batches
+from nanochat_cli.core.tokenizer.training import BadText, Batch, Options, behind, in_batches
 from nanochat_cli.core.tokenizer.unfinished import STATE, Unfinished
 from nanochat_cli.core.units import parse_size
 

@@ -16,6 +16,7 @@ import regex
 
 from nanochat_cli import _bpe
 from nanochat_cli.core.errors import ConfigError, DataError
+from nanochat_cli.core.tokenizer.limits import cropped
 
 _PATIENCE_S = 60.0  # for one document: an expression may need time that grows exponentially
 
@@ -95,12 +96,7 @@ class RegexCounter:
 
     def feed_arrow(self, array: Any, doc_cap: int | None = None, max_chars: int | None = None) -> int:
         """Add the texts of an Arrow array up to the limits, and return their characters."""
-        texts, chars = [], 0
-        for text in texts_of(array):
-            texts.append(text[:doc_cap])
-            chars += len(texts[-1])
-            if max_chars is not None and chars > max_chars:
-                break
+        texts, chars = cropped(texts_of(array), doc_cap, max_chars)
         self.feed(texts)
         return chars
 

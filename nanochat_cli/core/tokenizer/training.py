@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nanochat_cli import _bpe
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, NanochatError
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.interrupts import uninterrupted
+from nanochat_cli.core.tokenizer.limits import Limits, cropped
 from nanochat_cli.core.tokenizer.patterns import Counting, Pattern
 from nanochat_cli.core.tokenizer.unfinished import Unfinished
 from nanochat_cli.core.units import write_size
@@ -48,19 +49,11 @@ class BadText(DataError):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much of the text is read: characters of each document, and of all of them."""
-
-    doc_cap: int | None = None
-    max_chars: int | None = None
-
-
-@dataclass(frozen=True)
 class Options:
     """How a training goes about its work."""
 
     threads: int
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     max_memory: int | None = None
     """Bytes that counts and merges may take, beside the interpreter and the text that is being read."""
     min_piece_count: int = 1
@@ -226,12 +219,7 @@ def _feed(counter: Counting, batch: Batch, doc_cap: int | None, left: int | None
     """Count a batch and return its characters, those beyond the limits left out."""
     if not isinstance(batch, list):
         return counter.feed_arrow(batch, doc_cap, left)
-    chars, texts = 0, []
-    for text in batch:
-        texts.append(text[:doc_cap])
-        chars += len(texts[-1])
-        if left is not None and chars > left:
-            break
+    texts, chars = cropped(batch, doc_cap, left)
     counter.feed(texts)
     return chars
 

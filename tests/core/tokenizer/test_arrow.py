@@ -9,8 +9,9 @@ import pytest
 
 from nanochat_cli import _bpe
 from nanochat_cli.core.errors import DataError
+from nanochat_cli.core.tokenizer.limits import Limits
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.tokenizer.training import Limits, Options
+from nanochat_cli.core.tokenizer.training import Options
 
 TEXTS = ["the cat sat on the mat", "", "naïve café 中文 😀 12345", "  the end\n\n", "don't we'll"] * 20
 

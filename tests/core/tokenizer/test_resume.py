@@ -14,8 +14,9 @@ from nanochat_cli import _bpe
 from nanochat_cli.core import events
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, NanochatError
 from nanochat_cli.core.interrupts import uninterrupted
+from nanochat_cli.core.tokenizer.limits import Limits
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.tokenizer.training import Batch, Limits, Options
+from nanochat_cli.core.tokenizer.training import Batch, Options
 from nanochat_cli.core.tokenizer.unfinished import Unfinished
 
 IDENTITY = {"text": "made up", "vocab": 500}
