@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def read_ahead(items: Iterable[T], depth: int = 4) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
     """Yield what `items` yields, up to `depth` of them made in advance; errors arrive where they occurred.
 
     Worth it when making an item lets go of the interpreter lock, as reading and unpacking a file does. The thread ends

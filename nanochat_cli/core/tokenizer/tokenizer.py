@@ -14,11 +14,13 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nanochat_cli import _bpe
 from nanochat_cli.core import files, machine
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
@@ -59,22 +61,38 @@ class Tokenizer:
     """A trained byte-pair vocabulary; immutable, and safe to share between threads."""
 
     def __init__(self, tokens: Sequence[bytes], pattern: Pattern, training: dict[str, Any] | None = None) -> None:
-        """Build from the bytes of the learned tokens, by id. Raises ValueError if they do not fit each other."""
+        """Build from the bytes of the learned tokens, by id.
+
+        Each is a single byte or joins two earlier tokens: `check` makes sure, and so does the first text to encode.
+        """
         self.pattern = pattern
         self.training = dict(training or {})
         """Facts about the training text: documents, bytes, distinct pieces, tokens. Not part of the hash."""
         self._ordinary = list(tokens)
-        self._pieces_encoder, encoder = pattern.encoder(self._ordinary)
-        self._encoder: Encoding = encoder
+        self._other_encoder: Encoding | None = None
         self._special_ids = {name: len(self._ordinary) + i for i, name in enumerate(SPECIALS)}
         self._bytes = [*self._ordinary, *(f"<|{name}|>".encode() for name in SPECIALS)]
         self.hash = _identity(self._ordinary, pattern)
         """SHA-256 in hex over pattern, learned tokens and specials: equal hashes mean equal ids for every text."""
 
+    @cached_property
+    def _encoders(self) -> tuple[_bpe.Encoder, Encoding]:
+        return self.pattern.encoder(
+            self._ordinary
+        )  # not needed to train and save, where it would take a tenth of a second
+
+    @property
+    def _encoder(self) -> Encoding:
+        return self._other_encoder or self._encoders[1]
+
+    def check(self) -> None:
+        """Raise ValueError if the tokens do not fit each other."""
+        _ = self._encoders
+
     def encoded_by(self, encoding: Encoding) -> Tokenizer:
         """The same tokenizer with something else doing the encoding, which must give the same ids."""
         other = copy.copy(self)
-        other._encoder = encoding
+        other._other_encoder = encoding
         return other
 
     # ---- training and files ----
@@ -156,6 +174,7 @@ class Tokenizer:
                 raise ConfigError(f"tokenizer format {info['format']} is not known to this version: {folder}")
             pattern = patterns.from_info(info["pattern"])
             tokenizer = cls(_read_ranks(folder / RANKS_FILE, info["ranks_sha256"]), pattern, info.get("training"))
+            tokenizer.check()
         except (KeyError, TypeError, ValueError) as problem:
             raise DamagedArtifact(f"the tokenizer is damaged: {folder}: {problem}") from problem
         if info != tokenizer._info(info["ranks_sha256"]):
@@ -199,7 +218,7 @@ class Tokenizer:
 
     def merges(self) -> list[tuple[int, int]]:
         """The two tokens that each learned token joins, in the order of learning; the single bytes join none."""
-        return self._pieces_encoder.merges()
+        return self._encoders[0].merges()
 
     def is_special(self, id: int) -> bool:
         """True for the ids of special tokens."""

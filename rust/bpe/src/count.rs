@@ -1,6 +1,7 @@
 //! How often each piece occurs in a stream of documents.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use crate::spill::{SpillFile, SpilledCounts};
@@ -56,6 +57,24 @@ impl Pieces {
         self.bytes.extend_from_slice(piece);
         self.ends.push(self.bytes.len());
         self.counts.push(count);
+    }
+
+    /// All of several sets that have no piece in common.
+    fn joined(shares: Vec<Pieces>) -> Pieces {
+        let mut shares = shares.into_iter();
+        let mut all = shares.next().unwrap_or_default();
+        let (bytes, pieces) =
+            shares.as_slice().iter().fold((0, 0), |(b, p), share| (b + share.bytes.len(), p + share.len()));
+        all.bytes.reserve_exact(bytes);
+        all.ends.reserve_exact(pieces);
+        all.counts.reserve_exact(pieces);
+        for share in shares {
+            let start = all.bytes.len();
+            all.bytes.extend(share.bytes);
+            all.ends.extend(share.ends.into_iter().map(|end| start + end));
+            all.counts.extend(share.counts);
+        }
+        all
     }
 
     /// Writes all of them to a file, as [`Counter::spill`] does.
@@ -166,20 +185,20 @@ impl Counter {
 
     /// Every distinct piece that occurs `min_count` times or more, with its count.
     pub fn finish(self, min_count: i64) -> Pieces {
-        let mut tables = self.tables.into_iter();
-        let mut first = tables.next().unwrap_or_else(Table::new);
-        let mut pieces = Pieces::default();
-        if let Some(mut others) = tables.next() {
-            tables.for_each(|table| others.absorb(table));
-            // What the first table does not know goes past it: it need not grow, which takes memory twice.
-            others.for_each(|piece, count| {
-                if !first.add_known(piece, count) {
-                    pieces.push_if(piece, count, min_count);
-                }
-            });
-        }
-        first.for_each(|piece, count| pieces.push_if(piece, count, min_count));
-        pieces
+        let tables = &self.tables[..];
+        let shares: Vec<Pieces> = std::thread::scope(|scope| {
+            let work = |share| {
+                let mut pieces = Pieces::default();
+                Table::sums(tables, share, tables.len(), |piece, count| pieces.push_if(piece, count, min_count));
+                pieces
+            };
+            let others: Vec<_> = (1..tables.len()).map(|share| scope.spawn(move || work(share))).collect();
+            let own = work(0);
+            let joined = others.into_iter().map(|thread| thread.join().unwrap_or_else(|fault| resume_unwind(fault)));
+            std::iter::once(own).chain(joined).collect()
+        });
+        drop(self.tables);
+        Pieces::joined(shares)
     }
 }
 

@@ -17,6 +17,20 @@ pub(crate) fn filled<T: Clone>(item: T, length: usize) -> Vec<T> {
     all
 }
 
+/// `length` items of zeros, which the system gives as such: nothing is written, and what is never used takes no memory.
+pub(crate) fn zeroed<const N: usize>(length: usize) -> Vec<[u64; N]> {
+    let all = vec![[0; N]; length];
+    prefer_large_pages(&all);
+    all
+}
+
+/// Lengthens a vector with zeros. A large one is moved by the system page by page, not copied.
+pub(crate) fn grow_zeroed<const N: usize>(items: &mut Vec<[u64; N]>, length: usize) {
+    items.reserve_exact(length - items.len());
+    prefer_large_pages(items);
+    items.resize(length, [0; N]);
+}
+
 /// Makes room for `more` items; a vector that has to move doubles, and asks for large pages again.
 pub(crate) fn reserve<T>(items: &mut Vec<T>, more: usize) {
     if items.capacity() - items.len() < more {

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use crate::hash::{FastMap, fold};
 use crate::memory::{filled, reserve, with_room};
+use crate::simd::prefetch;
 use crate::train::Pair;
 
 /// Where a pair begins: a position among the symbols, and the piece that it lies in.
@@ -19,7 +20,7 @@ pub(crate) struct Place {
 struct Slot {
     key: u64, // zero: free
     count: i64,
-    start: u64,
+    start: u32,
     places: u32,
 }
 
@@ -141,6 +142,13 @@ impl Pairs {
         None
     }
 
+    /// Asks for what [`Pairs::lose`] or [`Pairs::insert`] will look at.
+    #[inline]
+    pub fn expect(&self, pair: Pair) {
+        let key = key(pair);
+        prefetch(&self.slots, fold(key, key >> 32) as usize & (self.slots.len() - 1));
+    }
+
     /// How often a pair occurs.
     pub fn count(&self, pair: Pair) -> i64 {
         self.find(pair).map_or(0, |slot| self.slots[slot].count)
@@ -167,8 +175,13 @@ impl Pairs {
         }
     }
 
-    /// Makes room for places and returns where it begins.
-    pub fn reserve(&mut self, places: usize) -> usize {
+    /// Makes room for places and returns where it begins: inside `free` if that is enough, which then shrinks.
+    pub fn reserve(&mut self, places: usize, free: &mut Range<usize>) -> usize {
+        if places <= free.len() {
+            let start = free.start;
+            free.start += places;
+            return start;
+        }
         let start = self.places.len();
         reserve(&mut self.places, places);
         self.places.resize(start + places, Place::default());
@@ -184,7 +197,7 @@ impl Pairs {
         if (self.used + 1) * 2 > self.slots.len() {
             self.rebuild();
         }
-        self.set(Slot { key: key(pair), count, start: start as u64, places });
+        self.set(Slot { key: key(pair), count, start: start as u32, places });
         self.heap.push((count, Reverse(pair)));
     }
 
@@ -199,7 +212,7 @@ impl Pairs {
         for at in order {
             let slot = &mut self.slots[at];
             let old = slot.start as usize..slot.start as usize + slot.places as usize;
-            slot.start = kept as u64;
+            slot.start = kept as u32;
             if slot.count >= self.least {
                 let pair = pair_of(slot.key);
                 for index in old {

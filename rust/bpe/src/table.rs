@@ -1,7 +1,7 @@
 //! A table of pieces and how often they occur.
 
 use crate::hash::{FastMap, fold};
-use crate::memory::filled;
+use crate::memory::{grow_zeroed, zeroed};
 use crate::simd::prefetch;
 
 /// Pieces of up to this many bytes are packed into one number together with their length.
@@ -9,6 +9,7 @@ pub(crate) const PACKED: usize = 15;
 /// Pieces that are counted together.
 pub(crate) const BATCH: usize = 64;
 const LEAST_SLOTS: usize = 1 << 12;
+const ROOM: usize = 1 << 20; // slots that need no move; memory that is not used yet is not taken either
 
 /// The bytes from `start` to `end`, [`PACKED`] at most, and how many they are, as one number; never zero.
 #[inline]
@@ -31,15 +32,23 @@ pub(crate) fn hash_of(key: u128) -> u64 {
     fold(key as u64, (key >> 64) as u64)
 }
 
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    key: u128, // zero: free
-    count: i64,
+/// A packed piece as two halves, both zero in a free slot, and its count: three words, where a `u128` would make it four.
+type Slot = [u64; 3];
+
+const FREE: Slot = [0; 3];
+
+fn key_of(slot: &Slot) -> u128 {
+    u128::from(slot[0]) | u128::from(slot[1]) << 64
+}
+
+fn halves(key: u128) -> (u64, u64) {
+    (key as u64, (key >> 64) as u64)
 }
 
 /// Packed pieces in an open table at most half full, longer ones beside it.
 pub(crate) struct Table {
-    slots: Vec<Slot>,
+    slots: Vec<Slot>, // those from `size` on are zero and wait
+    size: usize,      // a power of two
     used: usize,
     long: FastMap<Box<[u8]>, i64>,
     long_bytes: usize,
@@ -50,15 +59,15 @@ const LONG_ENTRY: usize = 25; // a pointer, a length, a count and a byte of the 
 
 impl Table {
     pub fn new() -> Table {
-        Table { slots: filled(Slot::default(), LEAST_SLOTS), used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
+        Table { slots: zeroed(ROOM), size: LEAST_SLOTS, used: 0, long: FastMap::default(), long_bytes: 0, seen: 0 }
     }
 
     /// Counts many pieces: first all places are asked for, then all are visited, so that their misses overlap.
     pub fn add_batch(&mut self, keys: &[u128]) {
-        if (self.used + keys.len()) * 2 > self.slots.len() {
+        if (self.used + keys.len()) * 2 > self.size {
             self.grow();
         }
-        let mask = self.slots.len() - 1;
+        let mask = self.size - 1;
         let mut places = [0; BATCH];
         for (place, &key) in places.iter_mut().zip(keys) {
             *place = hash_of(key) as usize & mask;
@@ -71,15 +80,16 @@ impl Table {
 
     #[inline]
     fn add_at(&mut self, mut place: usize, key: u128, count: i64) {
-        let mask = self.slots.len() - 1;
+        let mask = self.size - 1;
+        let (low, high) = halves(key);
         loop {
             let slot = &mut self.slots[place & mask];
-            if slot.key == key {
-                slot.count += count;
+            if (slot[0], slot[1]) == (low, high) {
+                slot[2] += count as u64;
                 return;
             }
-            if slot.key == 0 {
-                *slot = Slot { key, count };
+            if slot[1] == 0 {
+                *slot = [low, high, count as u64]; // the length is in the upper half, so that it is never zero
                 self.used += 1;
                 return;
             }
@@ -97,12 +107,30 @@ impl Table {
         }
     }
 
+    /// Doubles the table where it is. A piece whose home was `h` moves to the first free slot from `h` or from `h` and the
+    /// old size on. Taken in the order of the old slots, none moves further than that size, and so none lands on one that is
+    /// still to move, if those that had wrapped around the old end are put aside first.
     fn grow(&mut self) {
-        let twice = filled(Slot::default(), self.slots.len() * 2);
-        let old = std::mem::replace(&mut self.slots, twice);
+        let old = self.size;
+        let first_free = self.slots.iter().position(|slot| slot[1] == 0).unwrap_or(old);
+        let aside: Vec<Slot> = self.slots[..first_free].to_vec();
+        self.slots[..first_free].fill(FREE);
+        self.size = 2 * old;
         self.used = 0;
-        for slot in old.into_iter().filter(|slot| slot.key != 0) {
-            self.add_at(hash_of(slot.key) as usize, slot.key, slot.count);
+        if self.size > self.slots.len() {
+            grow_zeroed(&mut self.slots, self.size);
+        }
+        for place in first_free..old {
+            let slot = std::mem::replace(&mut self.slots[place], FREE);
+            self.put_back(slot);
+        }
+        aside.into_iter().for_each(|slot| self.put_back(slot));
+    }
+
+    fn put_back(&mut self, slot: Slot) {
+        if slot[1] != 0 {
+            let key = key_of(&slot);
+            self.add_at(hash_of(key) as usize, key, slot[2] as i64);
         }
     }
 
@@ -111,52 +139,60 @@ impl Table {
         if piece.len() > PACKED {
             return self.add_long(piece, count);
         }
-        if (self.used + 1) * 2 > self.slots.len() {
+        if (self.used + 1) * 2 > self.size {
             self.grow();
         }
         let key = packed(piece, 0, piece.len());
         self.add_at(hash_of(key) as usize, key, count);
     }
 
-    /// Counts a piece `count` times if it is here already; false if not.
-    pub fn add_known(&mut self, piece: &[u8], count: i64) -> bool {
-        if piece.len() > PACKED {
-            return self.long.get_mut(piece).map(|known| *known += count).is_some();
-        }
-        let key = packed(piece, 0, piece.len());
-        let mask = self.slots.len() - 1;
-        let mut place = hash_of(key) as usize;
+    /// How often a packed piece of that hash was counted; none if it was not.
+    #[inline]
+    fn count_at(&self, hash: u64, key: u128) -> Option<i64> {
+        let mask = self.size - 1;
+        let (low, high) = halves(key);
+        let mut place = hash as usize;
         loop {
-            let slot = &mut self.slots[place & mask];
-            if slot.key == key {
-                slot.count += count;
-                return true;
+            let slot = &self.slots[place & mask];
+            if (slot[0], slot[1]) == (low, high) {
+                return Some(slot[2] as i64);
             }
-            if slot.key == 0 {
-                return false;
+            if slot[1] == 0 {
+                return None;
             }
             place += 1;
         }
     }
 
-    /// Takes over all counts of another table.
-    pub fn absorb(&mut self, other: Table) {
-        for slot in other.slots.into_iter().filter(|slot| slot.key != 0) {
-            if (self.used + 1) * 2 > self.slots.len() {
-                self.grow();
+    /// Hands over every piece of several tables with its count in all of them together. Calls for each `share` of `shares`
+    /// hand over all of it; they may run side by side.
+    pub fn sums(tables: &[Table], share: usize, shares: usize, mut take: impl FnMut(&[u8], i64)) {
+        for (which, table) in tables.iter().enumerate() {
+            let (earlier, later) = (&tables[..which], &tables[which + 1..]);
+            let range = table.size * share / shares..table.size * (share + 1) / shares;
+            for slot in table.slots[range].iter().filter(|slot| slot[1] != 0) {
+                let key = key_of(slot);
+                let hash = hash_of(key); // neighbours here are neighbours there, so that this reads in order
+                if earlier.iter().any(|other| other.count_at(hash, key).is_some()) {
+                    continue;
+                }
+                let others: i64 = later.iter().filter_map(|other| other.count_at(hash, key)).sum();
+                let raw = key.to_le_bytes();
+                take(&raw[..raw[PACKED] as usize], slot[2] as i64 + others);
             }
-            self.add_at(hash_of(slot.key) as usize, slot.key, slot.count);
-        }
-        for (piece, count) in other.long {
-            self.add_long(&piece, count);
+            for (piece, &count) in table.long.iter().filter(|(piece, _)| piece.len() % shares == share) {
+                if !earlier.iter().any(|other| other.long.contains_key(piece)) {
+                    take(piece, count + later.iter().filter_map(|other| other.long.get(piece)).sum::<i64>());
+                }
+            }
         }
     }
 
     /// Hands over every piece with its count.
     pub fn for_each(&self, mut take: impl FnMut(&[u8], i64)) {
-        for slot in self.slots.iter().filter(|slot| slot.key != 0) {
-            let raw = slot.key.to_le_bytes();
-            take(&raw[..raw[PACKED] as usize], slot.count);
+        for slot in self.slots[..self.size].iter().filter(|slot| slot[1] != 0) {
+            let raw = key_of(slot).to_le_bytes();
+            take(&raw[..raw[PACKED] as usize], slot[2] as i64);
         }
         for (piece, &count) in &self.long {
             take(piece, count);
@@ -175,6 +211,6 @@ impl Table {
 
     /// Bytes of memory in use.
     pub fn memory(&self) -> usize {
-        self.slots.len() * size_of::<Slot>() + self.long.capacity() * LONG_ENTRY + self.long_bytes
+        self.size * size_of::<Slot>() + self.long.capacity() * LONG_ENTRY + self.long_bytes
     }
 }

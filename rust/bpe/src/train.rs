@@ -8,6 +8,7 @@
 //! (left id, right id) wins.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::count::Pieces;
@@ -223,13 +224,24 @@ impl Side {
     }
 
     /// Hands all changes over: `old` names the pair that an id stood in, `new` the one it stands in now.
-    fn flush(&mut self, pairs: &mut Pairs, old: impl Fn(u32) -> Pair, new: impl Fn(u32) -> Pair) {
+    /// Places go where `free` ones are, if there are enough.
+    fn flush(
+        &mut self,
+        pairs: &mut Pairs,
+        free: &mut Range<usize>,
+        old: impl Fn(u32) -> Pair,
+        new: impl Fn(u32) -> Pair,
+    ) {
         let of_frequent = |&id: &u32| {
             let neighbour = &self.of[id as usize];
             if neighbour.gained >= pairs.least() { neighbour.places as usize } else { 0 }
         };
-        let mut start = pairs.reserve(self.touched.iter().map(of_frequent).sum());
-        for &id in &self.touched {
+        let mut start = pairs.reserve(self.touched.iter().map(of_frequent).sum(), free);
+        for (index, &id) in self.touched.iter().enumerate() {
+            if let Some(&later) = self.touched.get(index + AHEAD) {
+                pairs.expect(old(later));
+                pairs.expect(new(later));
+            }
             let neighbour = &mut self.of[id as usize];
             pairs.lose(old(id), neighbour.lost);
             if neighbour.gained >= pairs.least() {
@@ -316,10 +328,11 @@ impl<S: Symbol> Merger<S> {
                 self.right.change(after.id(), count, place);
             }
         }
-        self.left.flush(pairs, |id| (id, pair.0), |id| (id, token));
-        self.right.flush(pairs, |id| (pair.1, id), |id| (token, id));
+        let mut free = places; // they have been read
+        self.left.flush(pairs, &mut free, |id| (id, pair.0), |id| (id, token));
+        self.right.flush(pairs, &mut free, |id| (pair.1, id), |id| (token, id));
         if twin_count >= pairs.least() {
-            let start = pairs.reserve(self.twins.len());
+            let start = pairs.reserve(self.twins.len(), &mut free);
             pairs.insert((token, token), twin_count, start, self.twins.len() as u32);
             for (index, &place) in self.twins.iter().enumerate() {
                 pairs.put(start + index, place);
