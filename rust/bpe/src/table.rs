@@ -214,3 +214,73 @@ impl Table {
         self.size * size_of::<Slot>() + self.long.capacity() * LONG_ENTRY + self.long_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn counted(table: &Table) -> HashMap<Vec<u8>, i64> {
+        let mut found = HashMap::new();
+        table.for_each(|piece, count| assert!(found.insert(piece.to_vec(), count).is_none(), "twice"));
+        found
+    }
+
+    #[test]
+    fn nothing_is_lost_while_the_table_grows() {
+        let mut table = Table::new();
+        let mut want = HashMap::new();
+        let mut next = LEAST_SLOTS / 2;
+        for i in 0..600_000u64 {
+            let piece = (i * i % 700_001).to_string().into_bytes();
+            table.add(&piece, i as i64 % 5 + 1);
+            *want.entry(piece).or_insert(0) += i as i64 % 5 + 1;
+            if want.len() == next {
+                next *= 2;
+                table.add(b"x", 1); // the next one makes it grow
+                *want.entry(b"x".to_vec()).or_insert(0) += 1;
+                assert!(counted(&table) == want);
+            }
+        }
+        assert!(counted(&table) == want);
+        assert_eq!(table.len(), want.len());
+    }
+
+    #[test]
+    fn pieces_that_wrap_around_the_end_survive_growing() {
+        let mut table = Table::new();
+        let at_the_end: Vec<Vec<u8>> = (0u64..)
+            .map(|i| i.to_string().into_bytes())
+            .filter(|piece| hash_of(packed(piece, 0, piece.len())) as usize % LEAST_SLOTS >= LEAST_SLOTS - 3)
+            .take(40)
+            .collect();
+        at_the_end.iter().for_each(|piece| table.add(piece, 7));
+        table.grow();
+        table.grow();
+        at_the_end.iter().for_each(|piece| table.add(piece, 1));
+        assert_eq!(table.len(), 40);
+        assert!(counted(&table).values().all(|&count| count == 8));
+    }
+
+    #[test]
+    fn sums_of_several_tables_come_once_each() {
+        let mut tables: Vec<Table> = (0..3).map(|_| Table::new()).collect();
+        let mut want = HashMap::new();
+        for i in 0..30_000u64 {
+            let long = if i % 11 == 0 { "and a piece of more than fifteen bytes" } else { "" };
+            let piece = format!("{}{long}", i * i % 7919).into_bytes();
+            tables[(i % 3) as usize * usize::from(i % 7 > 0)].add(&piece, i as i64);
+            *want.entry(piece).or_insert(0) += i as i64;
+        }
+        tables[1].grow();
+        for shares in [1, 2, 3, 7] {
+            let mut found = HashMap::new();
+            for share in 0..shares {
+                Table::sums(&tables, share, shares, |piece, count| {
+                    assert!(found.insert(piece.to_vec(), count).is_none(), "twice");
+                });
+            }
+            assert!(found == want, "{shares}");
+        }
+    }
+}
