@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("chat", "Talk to a model in the terminal."),
     "runs": ("runs", "Runs and their checkpoints."),
     "report": ("report", "Write a run's report as Markdown and HTML."),
+    "plan": ("plan", "What a training needs: parameters, memory, data, hours and cost."),
+    "bench": ("bench", "Measure how fast this machine trains."),
     "doctor": ("doctor", "Check what this machine has and lacks."),
     "config": ("config", "Show every option of a command and where its value comes from."),
     "completion": ("completion", "Print a shell completion script."),

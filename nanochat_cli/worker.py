@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanochat_cli.core import config, events, files, launch, runs
-from nanochat_cli.core.errors import EXIT_BUG, NanochatError
+from nanochat_cli.core import config, events, failures, files, launch, runs
+from nanochat_cli.core.errors import EXIT_BUG, ConfigError, NanochatError, PeerFailed
+
+if TYPE_CHECKING:
+    from nanochat_cli.core.dist import Dist
 
 _MODULE = {
     "base": "nanochat_cli.core.train.base",
@@ -26,6 +30,7 @@ _MODULE = {
     "rl": "nanochat_cli.core.train.rl",
     "eval": "nanochat_cli.core.eval.stage",
     "probe": "nanochat_cli.core.train.calibrate",
+    "bench": "nanochat_cli.core.train.bench",
 }
 
 
@@ -45,10 +50,10 @@ def main() -> int:
         _work(context, cfg, log)
         return 0
     except NanochatError as problem:
-        _report(path.parent, rank, log, type(problem).__name__, str(problem), problem.hint)
+        _report(path.parent, rank, log, type(problem).__name__, problem, problem.hint)
         return problem.exit_code
     except Exception as problem:
-        _report(path.parent, rank, log, "bug", f"{type(problem).__name__}: {problem}", None)
+        _report(path.parent, rank, log, "bug", problem, None)
         return EXIT_BUG
 
 
@@ -60,6 +65,8 @@ def _work(context: runs.RunContext, cfg: Any, log: events.Log) -> None:
 
     stage = importlib.import_module(_MODULE[context.stage])
     dist = processes.init(cfg.compute.gpus)
+    if dist.world > 1:
+        _check_same(context, cfg, dist)
     outcome = stage.run(cfg, context, dist, log)
     if dist.is_main and "stopped" not in outcome:
         outcome = {"seconds": round(time.perf_counter() - began, 2), **outcome}
@@ -68,9 +75,35 @@ def _work(context: runs.RunContext, cfg: Any, log: events.Log) -> None:
     dist.close()  # only on a clean end: after an error in one rank the others would wait here for the whole time-out
 
 
-def _report(folder: Path, rank: int, log: events.Log, kind: str, message: str, hint: str | None) -> None:
+def _check_same(context: runs.RunContext, cfg: Any, dist: Dist) -> None:
+    """Raise ConfigError if another command has started this process with other options than the main one's.
+
+    Commands on several machines settle their options each by itself; here is where they first meet.
+    """
+    mine = {f"the {key}": getattr(context, key) for key in ("stage", "run", "resume")}
+    mine["the newest checkpoint"] = runs.checkpoint_steps(context.dir)[-1:] if context.resume else []
+    mine |= {
+        path: [Path(text).name for text in value] if path == "chats.data" else value  # its folder may be another here
+        for path, value in config.flatten(config.to_dict(cfg), "config").items()
+        if not path.startswith("cluster.") and path != "compute.threads"
+    }
+    theirs = json.loads(dist.main_text(json.dumps(mine)))
+    wrong = next((key for key, value in mine.items() if theirs.get(key) != value), None)
+    if not dist.any(wrong is not None):
+        return
+    if wrong is None:
+        raise PeerFailed("another process was started with other options")
+    raise ConfigError(
+        f"{wrong} is not what the first process has, which is {theirs.get(wrong)}: {mine[wrong]}",
+        hint="start the same command on all machines, with the same data in the same state",
+    )
+
+
+def _report(folder: Path, rank: int, log: events.Log, kind: str, problem: Exception, hint: str | None) -> None:
     """Leave the cause where the parent looks for it; a full disk must not hide it behind a second error."""
-    record = {"time": time.time(), "rank": rank, "type": kind, "message": message, "hint": hint}
+    message = f"{type(problem).__name__}: {problem}" if kind == "bug" else str(problem)
+    lost_peer = int(os.environ.get("WORLD_SIZE", "1")) > 1 and failures.is_lost_peer(problem)
+    record = {"time": time.time(), "rank": rank, "type": kind, "message": message, "hint": hint, "lost_peer": lost_peer}
     with contextlib.suppress(OSError, NanochatError):
         files.write_json(folder / f"error-rank{rank}.json", record)
     with contextlib.suppress(OSError, NanochatError):

@@ -78,6 +78,7 @@ _PANELS = {
     "optim": "Optimizer",
     "eval": "Evaluation",
     "save": "Checkpoints",
+    "track": "Tracking",
     "rl": "Reinforcement learning",
     "what": "Questions",
 }
@@ -99,8 +100,7 @@ def _flag(option: config.Option) -> Any:
     names = [option.flag or "", *([option.short] if option.short else [])]
     if bare is bool:
         names[0] = f"{names[0]}/--no-{names[0].removeprefix('--')}"
-    words = {int: "INT", float: "NUM", str: "TEXT"}
-    metavar = None if bare is bool else "|".join(choices) if choices else "TEXT" if is_list else words.get(bare, "PATH")
+    metavar = None if bare is bool else "TEXT" if is_list else "|".join(map(_metavar, config.union_parts(bare)))
     complete = (lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None
     return typer.Option(
         *names,
@@ -110,6 +110,12 @@ def _flag(option: config.Option) -> Any:
         autocompletion=complete,
         rich_help_panel=_PANELS.get(option.section, option.section.capitalize()),
     )
+
+
+def _metavar(bare: Any) -> str:
+    if typing.get_origin(bare) is typing.Literal:
+        return "|".join(typing.get_args(bare))
+    return {int: "INT", float: "NUM", str: "TEXT"}.get(bare, "PATH")
 
 
 def _show_default(value: Any) -> str:

@@ -44,16 +44,17 @@ def run_eval(
     source = cast(EvalConfig, job.config).source
     where = f"run {job.run}, stage {source.source}, step {source.step:,}"
     if dry_run:
-        argv = launch.worker_argv(job.dir / "config.json", job.procs)
+        argv = job.argv
         if out.json_mode:
             out.json({"run": job.run, "stage": source.source, "step": source.step, "worker": argv})
         else:
             out.text(f"would evaluate {where} and write {job.dir / f'{source.source}.json'}")
         return None
-    out.note(f"evaluating {where}")
+    if job.place.leads:
+        out.note(f"evaluating {where}")
     with out.watch() as watcher:
         outcome = launch.run(job, watcher.on_event)
-    if "stopped" in outcome:
+    if "stopped" in outcome or not job.place.leads:  # the command that leads shows the result
         return outcome
     if out.json_mode:
         out.json(outcome["record"])

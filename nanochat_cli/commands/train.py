@@ -90,12 +90,17 @@ def run_stage(
         show_plan(job, out)
         return None
     if resume and runs.is_finished(job.dir):
+        if not job.place.leads:
+            return None
         out.note(f"stage {stage} of run {job.run} is finished already")
         outcome = runs.result(job.dir)
     else:
-        out.note(f"run {job.run}, stage {stage}: {job.dir}")
+        if job.place.leads:
+            out.note(f"run {job.run}, stage {stage}: {job.dir}")
         with out.watch() as watcher:
             outcome = launch.run(job, watcher.on_event)
+        if not job.place.leads:  # the command that leads shows the result
+            return None
         outcome.pop("asked_to_stop", None)
     if "stopped" in outcome:
         out.hint(f"nanochat train {stage} --run {job.run} --resume")
@@ -118,7 +123,7 @@ NEXT = {
 def show_plan(job: launch.Plan, out: Output) -> None:
     """Show what a stage would do: where it writes, what differs from the defaults, and the workers' command line."""
     values = config.to_dict(job.config)
-    argv = launch.worker_argv(job.dir / "config.json", job.procs)
+    argv = job.argv
     if out.json_mode:
         out.json({"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv})
         return

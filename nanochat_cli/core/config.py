@@ -7,6 +7,7 @@ with `opt`. Section = help panel = TOML table. Values come, strongest first, fro
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -23,6 +24,8 @@ from nanochat_cli.core.errors import ConfigError
 
 C = TypeVar("C")
 PROJECT_FILE = "nanochat.toml"
+PRESET = "recipe.preset"
+"""The option that names a preset: values above those of the project file and below everything that is given."""
 
 
 def opt(
@@ -68,18 +71,20 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...] | None:
-        """The allowed values, if the type lists them."""
-        bare = strip_optional(self.type)
-        return typing.get_args(bare) if typing.get_origin(bare) is Literal else None
+        """The allowed words, if the type lists them; a union like `int | Literal["auto"]` also takes other values."""
+        listed = [part for part in union_parts(strip_optional(self.type)) if typing.get_origin(part) is Literal]
+        return tuple(word for part in listed for word in typing.get_args(part)) or None
+
+
+def union_parts(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a union is made of; of any other type, that type alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def strip_optional(hint: Any) -> Any:
     """Return `X` for `X | None`, else the hint itself."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        rest = [part for part in typing.get_args(hint) if part is not type(None)]
-        if len(rest) == 1:
-            return rest[0]
-    return hint
+    rest = tuple(part for part in union_parts(hint) if part is not type(None))
+    return hint if len(rest) == len(union_parts(hint)) else typing.Union[rest]  # noqa: UP007 - of a tuple
 
 
 def options(cls: type) -> Iterator[Option]:
@@ -149,13 +154,21 @@ def resolve(
         for path, raw in read_config_file(project, command).items():
             if path in known or path not in _keys_of_all_commands():
                 take(path, raw, str(project))
-    for name in files:
-        found = find_config_file(name)
-        for path, raw in read_config_file(found, command).items():
+    given = {name: read_config_file(find_config_file(name), command) for name in files}
+    environ = os.environ if env is None else env
+    if PRESET in known:
+        typed = dict(text.split("=", 1) for text in sets if "=" in text)
+        in_files = [tree[PRESET] for tree in reversed(given.values()) if PRESET in tree]
+        found = [*((flags or {}, typed)), {PRESET: environ.get(known[PRESET].env)}, *({PRESET: v} for v in in_files)]
+        chosen = next((tree[PRESET] for tree in found if tree.get(PRESET)), values[PRESET])
+        for path, raw in _preset(chosen, known[PRESET], command).items():
+            if path in known or path not in _keys_of_all_commands():
+                take(path, raw, f"preset {chosen}")
+    for name, tree in given.items():
+        for path, raw in tree.items():
             take(path, raw, f"--config {name}")
     for path, raw in (recipe or {}).items():
         take(path, raw, "recipe")
-    environ = os.environ if env is None else env
     for path, option in known.items():
         if option.env in environ:
             take(path, environ[option.env], option.env)
@@ -168,6 +181,12 @@ def resolve(
             raise ConfigError(f"--set needs section.key=value: {text}")
         take(path.strip(), raw.strip(), "--set")
     return Resolved(build(cls, values), origin)
+
+
+def _preset(name: Any, option: Option, command: str) -> dict[str, Any]:
+    """Return the options of a preset; none without a name. Raises ConfigError for an unknown one."""
+    name = coerce(name, option, "preset")
+    return {} if name is None else read_config_file(presets_dir() / f"{name}.toml", command)
 
 
 def _check_environment(environ: Mapping[str, str], known: Mapping[str, Option]) -> None:
@@ -254,6 +273,11 @@ def recipes_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "recipes"
 
 
+def presets_dir() -> Path:
+    """Return the folder of presets for `train base`, one file each."""
+    return Path(__file__).resolve().parent.parent / "presets"
+
+
 def find_config_file(name: str) -> Path:
     """Return the file behind a `--config` value: a path, or the name of a recipe."""
     path = Path(name)
@@ -311,7 +335,7 @@ def coerce(raw: Any, option: Option, source: str) -> Any:
         # "auto" and "none" are how a person writes None, unless the type itself has that word.
         if raw is None and optional:
             return None
-        if optional and not (option.choices and raw in option.choices):
+        if optional and not (option.choices and str(raw).lower() in option.choices):
             return None
     bare = strip_optional(hint)
     try:
@@ -323,6 +347,11 @@ def coerce(raw: Any, option: Option, source: str) -> Any:
 
 
 def _convert(raw: Any, bare: Any) -> Any:
+    if len(parts := union_parts(bare)) > 1:
+        for part in parts[:-1]:
+            with contextlib.suppress(ValueError, TypeError):
+                return _convert(raw, part)
+        return _convert(raw, parts[-1])
     if typing.get_origin(bare) is Literal:
         if raw not in typing.get_args(bare):
             raise ValueError
@@ -353,8 +382,11 @@ def _fail() -> Any:
 
 def describe(bare: Any) -> str:
     """Return a type in words for an error message."""
+    if len(parts := union_parts(bare)) > 1:
+        return " or ".join(map(describe, parts))
     if typing.get_origin(bare) is Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(bare)))
+        words = typing.get_args(bare)
+        return ("one of " if len(words) > 1 else "") + ", ".join(map(str, words))
     if typing.get_origin(bare) is tuple:
         return "a list"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(bare, "a path")

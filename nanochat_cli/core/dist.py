@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as td
 from torch import Tensor
 
 from nanochat_cli.core.errors import EnvironmentLacks
+
+_PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: the main one may compile, for ten minutes at most, before training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Dist:
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -26,21 +30,36 @@ class Dist:
         """Whether this process saves, reports and evaluates for all."""
         return self.rank == 0
 
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process does what each machine needs once, such as files on a disk that is not shared."""
+        return self.local_rank == 0
+
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Add the tensor up over all processes, in place; return it."""
         if self.world > 1:
             td.all_reduce(tensor)
         return tensor
 
-    def sum_gradients(self, params: Iterable[Tensor]) -> None:
-        """Replace each gradient by its sum over all processes. Parameters without one are left out by every process."""
+    def sum_and_share(self, stacked: Tensor) -> Tensor:
+        """Add the tensor up over all processes; return this one's share of its first dimension, which must divide."""
         if self.world == 1:
-            return
-        grads = [p.grad for p in params if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
-        td.all_reduce(flat)
-        for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-            grad.copy_(part.view_as(grad))
+            return stacked
+        share = stacked.size(0) // self.world
+        if self.device.type == "cuda":
+            mine = torch.empty_like(stacked[:share])
+            td.reduce_scatter_tensor(mine, stacked.contiguous())
+            return mine
+        td.all_reduce(stacked)  # gloo has nothing cheaper
+        return stacked[self.rank * share : (self.rank + 1) * share].clone()
+
+    def gather_shares(self, mine: Tensor) -> Tensor:
+        """Return the shares of all processes, one after another along the first dimension."""
+        if self.world == 1:
+            return mine
+        whole = mine.new_empty((self.world * mine.size(0), *mine.shape[1:]))
+        td.all_gather_into_tensor(whole, mine.contiguous())
+        return whole
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite the tensor with the main process's; return it."""
@@ -48,8 +67,28 @@ class Dist:
             td.broadcast(tensor, src=0)
         return tensor
 
+    def main_text(self, text: str) -> str:
+        """Return the main process's text."""
+        if self.world == 1:
+            return text
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        size = self.broadcast(torch.tensor([data.numel()], device=self.device))
+        if not self.is_main:
+            data = torch.empty(int(size.item()), dtype=torch.uint8, device=self.device)
+        return bytes(self.broadcast(data).tolist()).decode()
+
+    def minimum(self, value: int) -> int:
+        """Return the smallest of all processes' values."""
+        if self.world == 1:
+            return value
+        found = torch.tensor(value, dtype=torch.int64, device=self.device)
+        td.all_reduce(found, op=td.ReduceOp.MIN)
+        return int(found.item())
+
     def any(self, flag: bool) -> bool:
         """Return whether any process raised the flag."""
+        if self.world == 1:
+            return flag  # asking a GPU would wait for all that it has to do
         return bool(self.all_reduce_sum(torch.tensor(float(flag), device=self.device)).item())
 
     def barrier(self) -> None:
@@ -71,11 +110,13 @@ def init(gpus: int | None = None) -> Dist:
     rank, local = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     use_gpu = torch.cuda.is_available() if gpus is None else gpus > 0
-    if use_gpu and local >= torch.cuda.device_count():
-        raise EnvironmentLacks(f"no GPU for process {local}: {torch.cuda.device_count()} found", hint="add --gpus 0")
-    device = torch.device("cuda", local) if use_gpu else torch.device("cpu")
+    found = torch.cuda.device_count() if use_gpu else 0
+    index = 0 if found == 1 and "SLURM_LOCALID" in os.environ else local  # srun may show each process only its own GPU
+    if use_gpu and index >= found:
+        raise EnvironmentLacks(f"no GPU for process {local}: {found} found", hint="add --gpus 0")
+    device = torch.device("cuda", index) if use_gpu else torch.device("cpu")
     if use_gpu:
         torch.cuda.set_device(device)
     if world > 1:
-        td.init_process_group("nccl" if use_gpu else "gloo", rank=rank, world_size=world)
-    return Dist(rank=rank, world=world, device=device)
+        td.init_process_group("nccl" if use_gpu else "gloo", rank=rank, world_size=world, timeout=_PATIENCE)
+    return Dist(rank=rank, world=world, local_rank=local, device=device)

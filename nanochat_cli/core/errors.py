@@ -48,9 +48,22 @@ class DamagedArtifact(NanochatError):
     """A file of ours does not match its recorded hash or form."""
 
 
+class PeerFailed(NanochatError):
+    """Another process of the same training failed, and this one can only follow; its cause is told there."""
+
+
 BY_NAME: dict[str, type[NanochatError]] = {
     cls.__name__: cls
-    for cls in (NanochatError, ConfigError, MissingArtifact, EnvironmentLacks, Diverged, DataError, DamagedArtifact)
+    for cls in (
+        NanochatError,
+        ConfigError,
+        MissingArtifact,
+        EnvironmentLacks,
+        Diverged,
+        DataError,
+        DamagedArtifact,
+        PeerFailed,
+    )
 }
 
 

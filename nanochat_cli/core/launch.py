@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -16,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_cli import __version__
-from nanochat_cli.core import config, errors, events, files, machine, paths, runs
-from nanochat_cli.core.errors import EXIT_BUG, ConfigError, NanochatError
+from nanochat_cli.core import config, errors, events, failures, files, machine, paths, placement, runs, sinks, slurm
+from nanochat_cli.core.errors import ConfigError, NanochatError
+from nanochat_cli.core.placement import Place
 
 STOP_FILE = "stop"
 _POLL_S = 0.05
-_NEXT_TO_NOTHING = 64 << 10
-"""Bytes of free disk below which a failure without a report is put down to the full disk."""
 # Training takes and returns the same tens of megabytes at every step. By default glibc hands them back to the system,
 # which clears them anew each time, page by page; kept, and in huge pages, they cost a seventh of the page faults.
 _KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
-_SAME_SIZES = ("probe", "base", "mid", "sft")
+_SAME_SIZES = ("probe", "bench", "base", "mid", "sft")
 """Stages of which that is true; with replies of every length, kept memory would only pile up."""
 # Threads that wait for each other spin for long by default: 4 % faster on an idle machine, several times slower on one
 # with other work, where a spinning thread keeps the one it waits for from running.
 _WAIT_SPINNING = "1000"
+_NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Interrupted(NanochatError):
@@ -49,21 +48,43 @@ class Plan:
     config: Any
     resume: bool
     command: str
+    place: Place = placement.ALONE
 
     @property
     def procs(self) -> int:
-        """Worker processes: one per GPU, or as many as asked for on a CPU."""
-        compute = self.config.compute
-        return max(1, compute.gpus) if compute.gpus else compute.procs
+        """Worker processes to start here: one per GPU, or as many as asked for on a CPU; one for a numbered rank."""
+        return 1 if self.place.rank else placement.num_gpus(self.config.compute) or self.config.compute.procs
+
+    @property
+    def config_path(self) -> Path:
+        """The file that the workers read."""
+        return self.dir / f"config{self.place.suffix}.json"
+
+    @property
+    def log_path(self) -> Path:
+        """The file that takes what the workers, and torchrun, say."""
+        return self.dir / f"worker{self.place.suffix}.log"
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line of the workers."""
+        return worker_argv(self.config_path, self.procs, self.place, f"{self.run}-{self.stage}")
+
+    @property
+    def resume_command(self) -> str | None:
+        """What goes on with this stage; None if there is nothing saved to go on from."""
+        return f"nanochat train {self.stage} --run {self.run} --resume" if runs.checkpoint_steps(self.dir) else None
 
 
 def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> Plan:
     """Return the plan of a stage after checking that nothing is overwritten; else a ConfigError names two ways on."""
     folder = runs.stage_dir(run, stage)
     words = command or shlex.join(["nanochat", *sys.argv[1:]])
+    if track := getattr(cfg, "track", None):
+        sinks.check(track.to)
     if not resume:
         _refuse_started(stage, run, folder)
-    return Plan(stage, run, folder, cfg, resume, words)
+    return Plan(stage, run, folder, cfg, resume, words, placement.find(getattr(cfg, "cluster", None)))
 
 
 def _refuse_started(stage: str, run: str, folder: Path) -> None:
@@ -93,18 +114,28 @@ def config_class(stage: str) -> type:
     return WORKER_CONFIGS[stage]
 
 
-def worker_argv(config_path: Path, num_procs: int) -> list[str]:
-    """Return the command line of the workers; a pure function."""
+def worker_argv(config_path: Path, num_procs: int, place: Place = placement.ALONE, name: str = "nanochat") -> list[str]:
+    """Return the command line of the workers; a pure function. `name` keeps trainings at one meeting point apart.
+
+    Nodes meet by torchrun's static rendezvous: its newer one, c10d, numbers them in the order of their addresses, and
+    the rank that writes would land on any of them.
+    """
     worker = ["-m", "nanochat_cli.worker", str(config_path)]
-    if num_procs == 1:
+    if place.rank is not None or (num_procs == 1 and place.nnodes == 1):
         return [sys.executable, *worker]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_procs}", *worker]
+    nodes = ["--standalone"]
+    if place.nnodes > 1:
+        nodes = [f"--nnodes={place.nnodes}", f"--node-rank={place.node_rank}", "--rdzv-backend=static"]
+        nodes += [f"--rdzv-endpoint={place.endpoint}", f"--rdzv-id={name}"]
+    return [sys.executable, "-m", "torch.distributed.run", *nodes, f"--nproc-per-node={num_procs}", *worker]
 
 
-def worker_env(compute: Any, num_procs: int, stage: str = "base") -> dict[str, str]:
+def worker_env(compute: Any, num_procs: int, stage: str = "base", place: Place = placement.ALONE) -> dict[str, str]:
     """Return the environment of the workers: one thread per core in total, and a kernel cache that survives."""
-    threads = compute.threads or max(1, machine.usable_cores() // num_procs)
-    env = dict(os.environ)
+    env = {name: value for name, value in os.environ.items() if place.rank is not None or name not in _NUMBERS}
+    if place.rank is not None:
+        env.update(_numbers(place.rank))
+    threads = compute.threads or _threads(num_procs, place)
     env.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONUNBUFFERED="1")
     env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(paths.cache_dir() / "inductor"))
     if stage in _SAME_SIZES:
@@ -112,14 +143,40 @@ def worker_env(compute: Any, num_procs: int, stage: str = "base") -> dict[str, s
     env.setdefault("GOMP_SPINCOUNT", _WAIT_SPINNING)
     if compute.gpus == 0 or (compute.gpus is None and not has_gpu()):
         env["CUDA_VISIBLE_DEVICES"] = ""
-    if num_procs > 1:  # several ranks on one machine: gloo must not look up the host's name
+    elif "PYTORCH_ALLOC_CONF" not in env:  # the newer name of the same
+        env.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if (place.nnodes == 1 and (num_procs > 1 or not place.alone)) or _meets_at_home(place):
+        # several ranks on one machine: gloo must not look up the host's name
         env.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     return env
 
 
+def _numbers(rank: placement.Rank) -> dict[str, str]:
+    """Return what torchrun would set for a rank, under the names that the workers read."""
+    values = (rank.rank, rank.local_rank, rank.world, rank.local_world, rank.host, rank.port)
+    return dict(zip(_NUMBERS, map(str, values), strict=True))
+
+
+def _threads(num_procs: int, place: Place) -> int:
+    """Return the threads of one process: its share of the cores, or those that srun has given to it alone."""
+    cores = machine.usable_cores()
+    if place.rank is None:
+        return max(1, cores // num_procs)
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if place.rank.by == "srun" and given.isdigit():
+        return max(1, min(int(given), cores))
+    return max(1, cores // place.rank.local_world)
+
+
+def _meets_at_home(place: Place) -> bool:
+    """Whether all nodes are this machine, as in a trial."""
+    host = placement.host_and_port(place.endpoint)[0] if place.endpoint else place.rank.host if place.rank else ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def has_gpu() -> bool:
     """Return whether the system shows an NVIDIA device (without importing torch)."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    return machine.count_gpus() > 0
 
 
 def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
@@ -130,24 +187,51 @@ def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     Ctrl-C or SIGTERM stops at the next step boundary with everything saved; a second one ends the workers at once.
     Raises the first failing worker's own error, and NanochatError if another command is working in the folder, before
     anything in it is touched.
+
+    A command that does not lead (see `placement`) hands on no events and returns {}.
     """
     with contextlib.ExitStack() as held:
+        lock = None
         with files.explain_os_errors("the run folder"):
-            runs.create(job.run)
-            files.make_dir(job.dir, "the stage folder")
-            lock = held.enter_context(runs.lock(job.dir))
-            _prepare(job)
-        return _follow(job, lock, on_event)
+            if job.place.leads:
+                if paths.runs_dir() in job.dir.parents:  # a benchmark works in the cache and leaves no run behind
+                    runs.create(job.run)
+                files.make_dir(job.dir, "the stage folder")
+                lock = held.enter_context(runs.lock(job.dir))
+                _prepare(job)
+            else:
+                files.make_dir(job.dir, "the stage folder")
+                held.callback(job.config_path.unlink, missing_ok=True)
+                _prepare_own(job)
+            told = held.enter_context(_tracked(job, on_event))
+        return _follow(job, lock, told)
 
 
-def _follow(job: Plan, lock: int, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
+def _tracked(
+    job: Plan, on_event: Callable[[events.Event], None]
+) -> contextlib.AbstractContextManager[Callable[[events.Event], None]]:
+    """Have the events go to the sinks of metrics that were asked for, as well."""
+    return sinks.following(
+        getattr(job.config, "track", None) if job.place.leads and job.stage in runs.STAGES else None,
+        on_event,
+        run=job.run,
+        stage=job.stage,
+        folder=job.dir,
+        config=config.to_dict(job.config),
+        resume=job.resume,
+    )
+
+
+def _follow(job: Plan, lock: int | None, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     """Start the workers, hand on their events until they end, and return the result or raise what went wrong."""
-    tail = events.Tail(job.dir / "events.jsonl")
+    tail = events.Tail(job.dir / "events.jsonl") if job.place.leads else None
+    log_from = job.log_path.stat().st_size if job.log_path.exists() else 0
+    _tell_of_nodes(job, on_event)
     stopped: dict[str, Any] | None = None
     with _stop_requests() as requests, _spawn(job, lock) as process:
         while True:
             ended = process.poll() is not None
-            for event in tail.poll():
+            for event in tail.poll() if tail else ():
                 if event["kind"] == "stopped":
                     stopped = {"stopped": event["step"]}
                 on_event(event)
@@ -156,7 +240,9 @@ def _follow(job: Plan, lock: int, on_event: Callable[[events.Event], None]) -> d
             _obey(requests, job, process, on_event)
             time.sleep(_POLL_S)
     if process.returncode != 0:
-        raise _failure(job, process.returncode)
+        raise _failure(job, process.returncode, log_from)
+    if not job.place.leads:
+        return {}
     outcome = stopped if stopped is not None else runs.result(job.dir)
     return {**outcome, "asked_to_stop": True} if requests else outcome
 
@@ -167,10 +253,25 @@ def _prepare(job: Plan) -> None:
         _refuse_started(job.stage, job.run, job.dir)  # another command may have finished it in the meantime
     for name in (STOP_FILE, "result.json"):
         (job.dir / name).unlink(missing_ok=True)
-    for stale in job.dir.glob("error-rank*.json"):
-        stale.unlink()
+    for stale in job.dir.glob("error-*.json"):
+        stale.unlink(missing_ok=True)
     if not job.resume:
         (job.dir / "events.jsonl").unlink(missing_ok=True)
+    _write_config(job)
+
+
+def _prepare_own(job: Plan) -> None:
+    """Write the config that the workers of a command read that does not lead.
+
+    In a folder of its own it clears away what an earlier attempt left; in a shared one that is the leader's task.
+    """
+    if not runs.is_held(job.dir):
+        for stale in (job.dir / STOP_FILE, *job.dir.glob("error-*.json")):
+            stale.unlink(missing_ok=True)
+    _write_config(job)
+
+
+def _write_config(job: Plan) -> None:
     record = {
         "format": 1,
         "version": __version__,
@@ -180,26 +281,37 @@ def _prepare(job: Plan) -> None:
         "command": job.command,
         "config": config.to_dict(job.config),
     }
-    files.write_json(job.dir / "config.json", record)
+    files.write_json(job.config_path, record)
+
+
+def _tell_of_nodes(job: Plan, on_event: Callable[[events.Event], None]) -> None:
+    """Say what this command waits for, or why it does not use all nodes of a Slurm job."""
+    place, text = job.place, None
+    if place.endpoint is not None:
+        text = f"node {place.node_rank} of {place.nnodes}, meeting the others at {place.endpoint}"
+        text += "" if place.leads else "; the first node shows how it goes"
+    elif place.alone and slurm.current(os.environ) is None and (nodes := slurm.nodes_of_job(os.environ)) > 1:
+        text = f"using one of the {nodes} nodes of this Slurm job; for all of them: srun {job.command}"
+    if text:
+        on_event({"kind": "note", "time": time.time(), "text": text})
 
 
 @contextlib.contextmanager
-def _spawn(job: Plan, lock: int) -> Iterator[subprocess.Popen[bytes]]:
+def _spawn(job: Plan, lock: int | None) -> Iterator[subprocess.Popen[bytes]]:
     """Start the workers in a session of their own, so that Ctrl-C reaches only us and we can end cleanly.
 
     Their standard input is a pipe that closes when this process dies, however it dies: the workers then end too. They
     inherit the lock, so the folder stays theirs until then.
     """
-    argv = worker_argv(job.dir / "config.json", job.procs)
-    with (job.dir / "worker.log").open("ab") as log:
+    with job.log_path.open("ab") as log:
         process = subprocess.Popen(
-            argv,
-            env=worker_env(job.config.compute, job.procs, job.stage),
+            job.argv,
+            env=worker_env(job.config.compute, job.procs, job.stage, job.place),
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=() if lock is None else (lock,),
         )
         try:
             yield process
@@ -247,31 +359,27 @@ def _obey(
     stop = job.dir / STOP_FILE
     if not stop.exists():
         stop.touch()
-        text = "stopping after this step and saving; press Ctrl-C again to leave at once"
+        saving = " and saving" if job.stage in runs.STAGES else ""
+        text = f"stopping after this step{saving}; press Ctrl-C again to leave at once"
         on_event({"kind": "note", "time": time.time(), "text": text})
 
 
-def _failure(job: Plan, code: int) -> NanochatError:
-    """Return the error of the first rank that failed, or what the exit code alone can tell."""
-    reports = []
-    for path in job.dir.glob("error-rank*.json"):
-        with contextlib.suppress(ValueError, OSError):
-            reports.append(json.loads(path.read_text()))
-    log = job.dir / "worker.log"
-    resume = f"nanochat train {job.stage} --run {job.run} --resume" if runs.checkpoint_steps(job.dir) else None
-    if reports:
-        first = min(reports, key=lambda report: report["time"])
-        if first["type"] == "bug":
-            problem = NanochatError(f"a worker failed: {first['message']}", hint=f"the traceback is in {log}")
-            problem.exit_code = EXIT_BUG
-            return problem
-        return errors.rebuild(first["type"], first["message"], first["hint"] or resume)
-    if files.free_space(job.dir) < _NEXT_TO_NOTHING:  # too full even for the report
-        return NanochatError(f"the disk is full: {job.dir}", hint=f"free some space, then: {resume or job.command}")
-    if code < 0:
-        name = signal.Signals(-code).name
-        likely = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
-        return NanochatError(f"the worker was ended by {name}{likely}", hint=resume or f"its last words are in {log}")
-    problem = NanochatError(f"the worker ended with exit code {code}", hint=f"its last words are in {log}")
-    problem.exit_code = EXIT_BUG
+def _failure(job: Plan, code: int, log_from: int) -> NanochatError:
+    """Return why the workers ended: the first cause among all that can be seen from here."""
+    place = job.place
+    ended = failures.Ended(
+        folder=job.dir,
+        code=code,
+        log=job.log_path,
+        log_from=log_from,
+        rank=place.rank.rank if place.rank and not place.alone else None,
+        torchrun="torch.distributed.run" in job.argv,
+        others=not place.alone,
+        endpoint=place.endpoint,
+        resume=job.resume_command,
+        command=job.command,
+    )
+    problem = failures.cause(ended)
+    if not place.leads:
+        failures.publish(problem, job.dir, place.suffix)
     return problem

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,28 @@ def free_memory() -> int:
     return _meminfo("MemAvailable")
 
 
+def reset_peak_memory() -> bool:
+    """Let `peak_memory` count from now on. False where the system cannot: then it counts since the process began."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that this process has had in use at a time; 0 where unknown."""
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most * 1024
+
+
 def gpus() -> list[dict[str, Any]]:
     """Names and memory of the NVIDIA GPUs, as their driver's tool tells; empty without GPUs or without the tool."""
     tool = shutil.which("nvidia-smi")
@@ -80,6 +103,26 @@ def gpus() -> list[dict[str, Any]]:
         for row in rows
         if len(row) == 3 and row[1].isdigit()
     ]
+
+
+def count_gpus(environ: Mapping[str, str] = os.environ, dev: Path = Path("/dev")) -> int:
+    """GPUs that a process started here would see, told by their device files and `CUDA_VISIBLE_DEVICES`.
+
+    That list counts up to its first entry that is no GPU, as CUDA reads it; names (`GPU-…`, `MIG-…`) are taken at their
+    word.
+    """
+    installed = sum(path.name.removeprefix("nvidia").isdigit() for path in dev.glob("nvidia[0-9]*"))
+    if not installed and (dev / "dxg").exists():  # Windows' Linux shows its GPUs through one device of its own
+        installed = len(gpus())
+    listed = environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None or not installed:
+        return installed
+    seen: list[str] = []
+    for name in map(str.strip, listed.split(",")):
+        if name in seen or not (name.startswith(("GPU-", "MIG-")) or (name.isdigit() and int(name) < installed)):
+            break
+        seen.append(name)
+    return len(seen)
 
 
 def _meminfo(key: str) -> int:

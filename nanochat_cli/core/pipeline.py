@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_cli.core import config, events, files, launch, paths, planning, runs
+from nanochat_cli.core import config, events, files, launch, paths, placement, planning, runs
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.settings import COMMAND_CONFIGS, WORKER_CONFIGS, SynthConfig, TokTrainConfig
 
@@ -136,6 +136,11 @@ def select(recipe: Recipe, *, first: str | None = None, last: str | None = None,
 
 def run(recipe: Recipe, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
     """Run every stage that is not done and return {stage: result}; stops early if asked to (`{"stopped": stage}`)."""
+    if not placement.find().alone:
+        raise ConfigError(
+            f"a recipe runs as one command on one machine, not as several at once: {recipe.name}",
+            hint=f"`nanochat run {recipe.name} --dry-run` lists its commands; start those that train on all machines",
+        )
     log = events.Listener(on_event)
     outcome: dict[str, Any] = {}
     for stage in recipe.stages:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_cli.core import config, files, launch, paths, runs
+from nanochat_cli.core import config, files, launch, paths, placement, runs, scaling
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact
 from nanochat_cli.core.models import shape
-from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, RlConfig
+from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, OptimSection, RlConfig
 
 C = TypeVar("C")
-LEARNING_RATES = ("matrix_lr", "embedding_lr", "unembedding_lr")
 _CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
-_CPU_BATCH, _GPU_BATCH = 8_192, 524_288
+_CHAT_CPU_BATCH = 8_192
+_CPU_BATCH = 16_384  # a step of more takes too long there
 MAX_WEIGHT = 100_000  # repeats of a data source
-_CPU_ROWS_TOKENS, _GPU_ROWS_TOKENS = 8_192, 65_536  # tokens of one forward pass that stay cheap in memory
+_CPU_ROWS_TOKENS = 8_192  # tokens of one forward pass that stay cheap in memory
 
 
 def with_values(config: C, section: str, **values: Any) -> C:
@@ -36,7 +36,7 @@ def make(
 
     `typed` holds the paths of the options given on the command line; a resume refuses those that would change the run.
     """
-    cfg = with_values(cfg, "compute", gpus=num_gpus(cfg.compute))
+    cfg = placement.settle(cfg)
     if resume:
         options = frozenset(typed)
         run = _run_to_resume(stage, cfg, options)
@@ -62,6 +62,7 @@ def _run_to_resume(stage: str, cfg: Any, typed: frozenset[str]) -> str:
     raise MissingArtifact(f"nothing to resume: no run has started stage {stage}", hint=f"nanochat train {stage}")
 
 
+_FREE_SECTIONS = ("eval", "save", "cluster")
 _FREE_ON_RESUME = ("compute.procs", "compute.gpus", "compute.threads")
 
 
@@ -75,9 +76,13 @@ def _as_started(stage: str, run: str, asked: Any, typed: frozenset[str]) -> Any:
     saved = launch.saved_config(stage, run)
     before, now = (config.flatten(config.to_dict(c), "config") for c in (saved, asked))
     settled = with_values(saved, "compute", gpus=asked.compute.gpus)
+    if hasattr(asked, "cluster"):
+        settled = dataclasses.replace(settled, cluster=asked.cluster)
+    if placement.find(settled.cluster if hasattr(asked, "cluster") else None).rank is not None:
+        settled = with_values(settled, "compute", procs=asked.compute.procs)  # the launcher decides
     for path in sorted(typed):
         section, _, key = path.partition(".")
-        if section in ("eval", "save") or path in _FREE_ON_RESUME:
+        if section in _FREE_SECTIONS or path in _FREE_ON_RESUME:
             settled = with_values(settled, section, **{key: getattr(getattr(asked, section), key)})
         elif path == "source.run" and now[path] in (run, before[path]):  # the run itself, or where it came from
             continue
@@ -103,8 +108,8 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     on_gpu = num_gpus(cfg.compute) > 0
     seq_len = cfg.model.max_seq_len or (_GPU_SEQ_LEN if on_gpu else _CPU_SEQ_LEN)
     net = model_shape(cfg, vocab_size=facts["vocab_size"], max_seq_len=seq_len)
-    cfg = with_values(cfg, "model", max_seq_len=seq_len, n_embd=net.n_embd, n_head=net.n_head, n_kv_head=net.n_kv_head)
-    cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
+    cfg = with_values(cfg, "model", **{key: getattr(net, key) for key in _SHAPE})
+    cfg = by_scaling_rules(cfg, net)
     run = cfg.output.run or f"{corpus}-d{cfg.model.depth}"
     cfg = with_values(cfg, "output", run=paths.check_name("run", run))
     later = [name for name in runs.STAGES[1:] if runs.checkpoint_steps(runs.stage_dir(run, name))]
@@ -115,20 +120,40 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     return with_values(cfg, "horizon", num_iterations=num_iterations(cfg, net)), run
 
 
+def by_scaling_rules(cfg: BaseTrainConfig, net: shape.ModelConfig) -> BaseTrainConfig:
+    """Return the config with batch and weight decay as numbers."""
+    cap = scaling.LARGEST_BATCH if num_gpus(cfg.compute) else _CPU_BATCH
+    best = scaling.total_batch_size(net, cap)
+    batch = settle_batch(cfg.batch, net.max_seq_len, cfg.compute, cfg.cluster.nnodes or 1, best)
+    cfg = dataclasses.replace(cfg, batch=batch)
+    if cfg.optim.weight_decay is not None:
+        return cfg
+    return with_values(cfg, "optim", weight_decay=round(scaling.weight_decay(net, batch.total_batch_size or cap), 6))
+
+
+_SHAPE = (
+    "n_embd",
+    "n_head",
+    "n_kv_head",
+    "head_dim",
+    "max_seq_len",
+    "window_pattern",
+    "short_window",
+    "rope_base",
+    "softcap",
+    "qk_scale",
+    "value_embeds_every",
+    "smear",
+    "residual_scalars",
+    "backout",
+)
+"""What `settings.ModelSection` and `ModelConfig` have in common, beside architecture and depth."""
+
+
 def model_shape(cfg: BaseTrainConfig, *, vocab_size: int, max_seq_len: int) -> shape.ModelConfig:
     """Return the network's shape. Raises ConfigError that says which values do not fit."""
-    m = cfg.model
-    return shape.from_depth(
-        m.depth,
-        vocab_size=vocab_size,
-        max_seq_len=max_seq_len,
-        arch=m.arch,
-        n_embd=m.n_embd,
-        n_head=m.n_head,
-        n_kv_head=m.n_kv_head,
-        rope_base=m.rope_base,
-        softcap=m.softcap,
-    )
+    given = {key: getattr(cfg.model, key) for key in _SHAPE} | {"max_seq_len": max_seq_len}
+    return shape.from_depth(cfg.model.depth, vocab_size=vocab_size, arch=cfg.model.arch, **given)
 
 
 def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
@@ -143,7 +168,9 @@ def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
         steps = round(horizon.target_flops / (shape.flops_per_token(net) * batch))
         budget = f"target_flops {horizon.target_flops:g}"
     else:
-        steps = int(horizon.target_param_data_ratio * shape.num_params(net) // batch)
+        counts = shape.count_params(net)
+        counted = counts.total if horizon.ratio_counts == "all" else counts.scaling
+        steps = int(horizon.target_param_data_ratio * counted // batch)
         budget = f"target_param_data_ratio {horizon.target_param_data_ratio:g}"
     if steps < 1:
         raise ConfigError(
@@ -153,14 +180,20 @@ def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
     return steps
 
 
-def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSection:
-    """Return the batch with both sizes set, such that rows divide evenly. Raises ConfigError with the nearest sizes."""
+def settle_batch(
+    batch: BatchSection, seq_len: int, compute: Any, nnodes: int = 1, best: int | None = None
+) -> BatchSection:
+    """Return the batch with its sizes set, such that rows divide evenly; `best` is the automatic total.
+
+    Only an automatic `device_batch_size` on a GPU stays open: the worker finds it out. Raises ConfigError with the
+    nearest sizes that fit.
+    """
     gpus = num_gpus(compute)
-    on_gpu, procs = gpus > 0, gpus or compute.procs
+    on_gpu, procs = gpus > 0, nnodes * (gpus or compute.procs)
     unit = seq_len * procs
     total = batch.total_batch_size
     if total is None:
-        total = max(unit, (_GPU_BATCH if on_gpu else _CPU_BATCH) // unit * unit)
+        total = max(unit, (best or (scaling.REFERENCE_BATCH if on_gpu else _CHAT_CPU_BATCH)) // unit * unit)
     if total % unit:
         near = [n for n in (total // unit * unit, (total // unit + 1) * unit) if n]
         raise ConfigError(
@@ -169,10 +202,10 @@ def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSectio
         )
     rows = total // unit
     device = batch.device_batch_size
-    if device is None:
-        most = max(1, (_GPU_ROWS_TOKENS if on_gpu else _CPU_ROWS_TOKENS) // seq_len)
+    if device is None and not on_gpu:
+        most = max(1, _CPU_ROWS_TOKENS // seq_len)
         device = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)
-    if rows % device:
+    if device is not None and rows % device:  # None: `train.device_batch` tries on the GPU what fits
         fit = [n for n in range(1, rows + 1) if rows % n == 0]
         near_device = min(fit, key=lambda n: abs(n - device))
         raise ConfigError(
@@ -184,8 +217,8 @@ def settle_batch(batch: BatchSection, seq_len: int, compute: Any) -> BatchSectio
 
 
 def num_gpus(compute: Any) -> int:
-    """Return the GPUs to use: as given, else one if there is one and no CPU processes were asked for."""
-    return compute.gpus if compute.gpus is not None else int(compute.procs == 1 and launch.has_gpu())
+    """Return the GPUs to use on this machine."""
+    return placement.num_gpus(compute)
 
 
 def _newest_corpus() -> str:
@@ -243,10 +276,26 @@ def settle_source(cfg: C, before: str | None) -> tuple[C, dict[str, Any]]:
 
 
 def with_rates(cfg: C, saved: Mapping[str, Any]) -> C:
-    """Return the config with every learning rate that was left open taken from the checkpoint that it starts from."""
-    rates = dataclasses.asdict(cfg.optim)  # type: ignore[attr-defined]
+    """Return the config with what was left open about the optimizer as it was for the checkpoint it starts from.
+
+    An option that checkpoint's version did not know is one that it did without.
+    """
+    options = dataclasses.asdict(cfg.optim)  # type: ignore[attr-defined]
     trained = saved["config"]["optim"]
-    return with_values(cfg, "optim", **{name: trained.get(name) for name in LEARNING_RATES if rates[name] is None})
+    inherited = {f.name for f in dataclasses.fields(OptimSection)} - {"grad_clip", "momentum_end"}
+    left_open = [name for name, value in options.items() if value is None and name in inherited]
+    return with_values(cfg, "optim", **{name: trained.get(name, _BEFORE.get(name)) for name in left_open})
+
+
+_BEFORE = {
+    "batch_scaling": False,
+    "muon_eq": False,
+    "muon_plus": False,
+    "normuon": False,
+    "normuon_beta2": 0.9,
+    "polar": "express",
+    "cautious_decay": False,
+}
 
 
 def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
@@ -254,7 +303,7 @@ def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
     cfg, saved = settle_source(cfg, stage)
     seq_len = saved["model"]["max_seq_len"]
     cfg = with_rates(cfg, saved)
-    cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute))
+    cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute, cfg.cluster.nnodes or 1))
     cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", stage))
     return cfg, _written_run(cfg, stage)
 

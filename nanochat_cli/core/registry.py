@@ -10,7 +10,7 @@ from types import ModuleType
 from nanochat_cli.core.errors import ConfigError
 
 # Modules of shared machinery that live beside the choices, in any of the packages.
-_NOT_CHOICES = frozenset({"base", "build", "shape", "attention", "loss"})
+_NOT_CHOICES = frozenset({"base", "build", "shape", "attention", "loss", "kernels", "fp8"})
 
 
 def names(package: ModuleType) -> list[str]:

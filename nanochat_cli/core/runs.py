@@ -21,6 +21,7 @@ PURPOSE = {
     "sft": "learns to answer: only the assistant's own tokens are graded",
     "rl": "practises on questions with a checkable answer and keeps what is right",
     "probe": "measures which arithmetic and kernels are fastest on this machine",
+    "bench": "measures how fast this machine trains a model",
     "eval": "asks questions that were never trained on and counts right answers",
 }
 STEP_DIR = re.compile(r"step-(\d{6,})")

@@ -8,24 +8,50 @@ from typing import Literal
 
 from nanochat_cli.core.config import opt
 
-Precision = Literal["auto", "bf16", "fp32"]
-AttentionForm = Literal["auto", "fused", "matmul"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+AttentionForm = Literal["auto", "fa3", "flex", "fused", "matmul"]
+Preset = Literal["base", "speedrun", "seed", "portable", "plain", "cpu"]
 Switch = Literal["auto", "on", "off"]
 Stage = Literal["base", "mid", "sft", "rl"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSection:
-    """Shape of the network; what is not given follows from the depth."""
+class RecipeSection:
+    """Where options come from that are not given."""
 
-    arch: str = opt("portable", "Architecture: a file name in core/models/.")
+    preset: Preset | None = opt(None, "Named set of options, a file in presets/; whatever is given beside it wins.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    """Shape of the network; what is not given follows from the depth and the architecture."""
+
+    arch: str = opt("nanochat", "Architecture: a file name in core/models/.")
     depth: int = opt(4, "Transformer blocks; every other size follows from it.", min=1, max=128)
     n_embd: int | None = opt(None, "Width of the residual stream (automatic: 64 x depth).", min=8)
     n_head: int | None = opt(None, "Attention heads (automatic: about one per 128 channels).", min=1)
     n_kv_head: int | None = opt(None, "Heads of keys and values (automatic: as many as n_head).", min=1)
+    head_dim: int | None = opt(None, "Channels per head; the width is rounded up to whole heads.", min=2)
     max_seq_len: int | None = opt(None, "Context length in tokens (automatic: 256 on a CPU, 2048 on a GPU).", min=8)
-    rope_base: float = opt(10000.0, "Base of the rotary position angles.", min=1, flag=False)
+    window_pattern: str | None = opt(
+        None, "Reach of attention by layer, repeated: S short, L whole context (automatic: SSSL, portable L)."
+    )
+    short_window: int | None = opt(
+        None, "Tokens that an S layer looks back (automatic: a quarter of the context).", min=0
+    )
+    rope_base: float | None = opt(
+        None, "Base of the rotary position angles (automatic: 100,000, portable 10,000).", min=1, flag=False
+    )
     softcap: float = opt(15.0, "Logits are softly bounded to plus and minus this.", min=1, flag=False)
+    qk_scale: float | None = opt(
+        None, "Factor on queries and keys after their norm (automatic: 1.2, portable 1).", min=0.01, flag=False
+    )
+    value_embeds_every: int | None = opt(
+        None, "A value embedding every so many layers, 0 for none (automatic: 2, portable 0).", min=0, flag=False
+    )
+    smear: bool | None = opt(None, "Mix each embedding with the one before it (automatic: by arch).", flag=False)
+    residual_scalars: bool | None = opt(None, "Learned scales of the residual stream (automatic: by arch).", flag=False)
+    backout: bool | None = opt(None, "Take the middle of the stream out at the end (automatic: by arch).", flag=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +74,11 @@ class CorpusSection:
 
     data: str | None = opt(None, "Corpus, as listed by `nanochat data list` (automatic: the newest).")
     tokenizer: str | None = opt(None, "Tokenizer (automatic: the one trained on the corpus, else the newest).")
+    packing: Literal["whole", "crop"] = opt(
+        "whole",
+        "How documents fill rows: whole drops nothing and cuts long ones into pieces; crop drops ends of documents, so"
+        " that each token sees its document from the start, for corpora larger than what is trained on.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +104,9 @@ class BatchSection:
     """Tokens per optimizer step and how they are cut."""
 
     total_batch_size: int | None = opt(
-        None, "Tokens per optimizer step over all processes (automatic: 8,192 on a CPU, 524,288 on GPUs).", min=1
+        None,
+        "Tokens per optimizer step over all processes (automatic: by the scaling rule; 16,384 at most on a CPU).",
+        min=1,
     )
     device_batch_size: int | None = opt(
         None, "Rows per forward pass and process (automatic: what divides the step and fits).", min=1
@@ -86,7 +119,10 @@ class BaseHorizon:
 
     num_iterations: int | None = opt(None, "Optimizer steps.", min=1)
     target_flops: float | None = opt(None, "Train until this many floating-point operations.", min=1)
-    target_param_data_ratio: float = opt(20.0, "Tokens per parameter, if nothing else is given.", min=0.001)
+    target_param_data_ratio: float = opt(12.0, "Tokens per parameter, if nothing else is given.", min=0.001)
+    ratio_counts: Literal["scaling", "all"] = opt(
+        "scaling", "Which parameters: block matrices and head, or all.", flag=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,31 +134,52 @@ class ChatHorizon:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningSection:
-    """How learning rates move, and what keeps updates in bounds."""
-
-    weight_decay: float = opt(0.0, "Decoupled weight decay of the block matrices.", min=0)
-    grad_clip: float | None = opt(1.0, "Largest global gradient norm (none: no clipping).", min=0)
-    warmup_ratio: float = opt(0.0, "Share of the steps in which the learning rate rises.", min=0, max=1)
-    warmdown_ratio: float = opt(0.4, "Share of the steps in which the learning rate falls.", min=0, max=1)
-    final_lr_frac: float = opt(0.0, "Where the learning rate ends, as a share of its peak.", min=0, max=1)
-    init_lr_frac: float = opt(1.0, "Share of the learning rates that this stage starts with.", min=0, flag=False)
-    momentum: float = opt(0.95, "Muon momentum after its ramp from 0.85.", min=0, max=0.999, flag=False)
-    momentum_ramp: int = opt(300, "Steps of that ramp, at most a third of the run.", min=0, flag=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimSection(LearningSection):
-    """Optimizer: Muon for matrices, AdamW for embedding and head."""
+class OptimSection:
+    """Optimizer: Muon for matrices, AdamW for the rest. Rates are those at a batch of 524,288 tokens and width 768."""
 
     matrix_lr: float = opt(0.02, "Muon learning rate of the block matrices.", min=0)
-    embedding_lr: float = opt(0.2, "AdamW learning rate of the embedding, at width 768.", min=0)
-    unembedding_lr: float = opt(0.004, "AdamW learning rate of the head, at width 768.", min=0)
+    embedding_lr: float = opt(0.3, "AdamW learning rate of the token embedding.", min=0)
+    unembedding_lr: float = opt(0.008, "AdamW learning rate of the head.", min=0)
+    value_embedding_lr: float = opt(0.15, "AdamW learning rate of the value embeddings.", min=0, flag=False)
+    residual_lr: float = opt(0.005, "AdamW learning rate of the residual scales.", min=0, flag=False)
+    skip_lr: float = opt(0.5, "AdamW learning rate of the scales of the embedding in each block.", min=0, flag=False)
+    gate_lr: float = opt(0.2, "AdamW learning rate of smear and backout, whatever the batch.", min=0, flag=False)
+    batch_scaling: bool = opt(
+        True, "Multiply rates by the square root of batch size over 524,288 tokens.", flag="--lr-batch-scaling"
+    )
+    muon_eq: bool = opt(True, "Muon: bring the rows of a gradient to one norm first (MuonEq).", flag=False)
+    muon_plus: bool = opt(True, "Muon: bring each update to the norm of an orthogonal matrix (Muon+).", flag=False)
+    normuon: bool = opt(True, "Muon: divide updates by the running size of their rows (NorMuon).", flag=False)
+    normuon_beta2: float = opt(0.9, "How slowly that running size moves.", min=0, max=0.9999, flag=False)
+    polar: Literal["express", "newton-schulz"] = opt(
+        "express", "Muon: the polynomials that make a matrix orthogonal.", flag=False
+    )
+    weight_decay: float | None = opt(
+        None, "Decoupled weight decay of the block matrices (automatic: by the scaling rule).", min=0
+    )
+    cautious_decay: bool = opt(True, "Decay only weights that the update makes smaller, too.", flag=False)
+    decay_shape: Literal["cosine", "linear", "constant"] = opt(
+        "cosine", "How the weight decay of the matrices falls to zero.", flag=False
+    )
+    grad_clip: float | None = opt(None, "Largest global gradient norm (none: no clipping).", min=0)
+    warmup_steps: int = opt(40, "Steps in which the learning rate rises.", min=0)
+    warmup_ratio: float = opt(0.0, "The same as a share of the run; the longer of the two counts.", min=0, max=1)
+    warmdown_ratio: float = opt(0.65, "Share of the steps in which the learning rate falls.", min=0, max=1)
+    final_lr_frac: float = opt(0.05, "Where the learning rate ends, as a share of its peak.", min=0, max=1)
+    init_lr_frac: float = opt(1.0, "Share of the learning rates that this stage starts with.", min=0, flag=False)
+    momentum: float = opt(0.97, "Muon momentum after its ramp from 0.85.", min=0, max=0.999, flag=False)
+    momentum_ramp: int = opt(400, "Steps of that ramp, at most a third of the run.", min=0, flag=False)
+    momentum_end: float | None = opt(
+        0.9, "Muon momentum at the end of the run (none: as after the ramp).", min=0, max=0.999, flag=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptimSection(LearningSection):
-    """Optimizer of chat training: fresh state, a share of the rates that its model was trained with."""
+class ChatOptimSection:
+    """Optimizer of chat training: fresh state, a share of the rates that its model was trained with.
+
+    None stands for what the model was trained with.
+    """
 
     matrix_lr: float | None = opt(
         None, "Muon learning rate (automatic: the one that the model was trained with).", min=0
@@ -131,8 +188,32 @@ class ChatOptimSection(LearningSection):
         None, "AdamW rate of the embedding (automatic: the one it was trained with).", min=0
     )
     unembedding_lr: float | None = opt(None, "AdamW rate of the head (automatic: the one it was trained with).", min=0)
+    value_embedding_lr: float | None = opt(None, "AdamW rate of the value embeddings (the same).", min=0, flag=False)
+    residual_lr: float | None = opt(None, "AdamW rate of the residual scales (the same).", min=0, flag=False)
+    skip_lr: float | None = opt(
+        None, "AdamW rate of the embedding's scales in each block (the same).", min=0, flag=False
+    )
+    gate_lr: float | None = opt(None, "AdamW rate of smear and backout (the same).", min=0, flag=False)
+    batch_scaling: bool | None = opt(None, "Scale rates by the batch size (as it was trained with).", flag=False)
+    muon_eq: bool | None = opt(None, "MuonEq (as it was trained with).", flag=False)
+    muon_plus: bool | None = opt(None, "Muon+ (as it was trained with).", flag=False)
+    normuon: bool | None = opt(None, "NorMuon (as it was trained with).", flag=False)
+    normuon_beta2: float | None = opt(None, "NorMuon's beta2 (as it was trained with).", min=0, max=0.9999, flag=False)
+    polar: Literal["express", "newton-schulz"] | None = opt(None, "Muon's polynomials (the same).", flag=False)
+    weight_decay: float = opt(0.0, "Decoupled weight decay of the block matrices.", min=0)
+    cautious_decay: bool | None = opt(None, "Cautious decay (as it was trained with).", flag=False)
+    decay_shape: Literal["cosine", "linear", "constant"] = opt("linear", "How that decay falls to zero.", flag=False)
+    grad_clip: float | None = opt(1.0, "Largest global gradient norm (none: no clipping).", min=0)
+    warmup_steps: int = opt(0, "Steps in which the learning rate rises.", min=0)
+    warmup_ratio: float = opt(0.0, "The same as a share of the run; the longer of the two counts.", min=0, max=1)
     warmdown_ratio: float = opt(1.0, "Share of the steps in which the learning rate falls.", min=0, max=1)
+    final_lr_frac: float = opt(0.0, "Where the learning rate ends, as a share of its peak.", min=0, max=1)
     init_lr_frac: float = opt(0.5, "Share of those rates to start with.", min=0)
+    momentum: float = opt(0.95, "Muon momentum after its ramp from 0.85.", min=0, max=0.999, flag=False)
+    momentum_ramp: int = opt(300, "Steps of that ramp, at most a third of the run.", min=0, flag=False)
+    momentum_end: float | None = opt(
+        None, "Muon momentum at the end of the run (none: as after the ramp).", min=0, max=0.999, flag=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +246,43 @@ class SaveSection:
 class ComputeSection:
     """Processes, precision and kernels. What is automatic is measured at the start and cached."""
 
-    gpus: int | None = opt(None, "GPUs to use; 0 means CPU (automatic: a GPU if there is one).", min=0)
+    gpus: int | Literal["auto"] | None = opt(
+        None,
+        "GPUs to use on each machine; 0 means CPU, auto all there are (if not given: one, if there is one).",
+        min=0,
+    )
     procs: int = opt(1, "Processes on a CPU.", min=1, max=64)
     threads: int | None = opt(None, "CPU threads per process (automatic: cores divided by processes).", min=1)
     precision: Precision = opt("auto", "Arithmetic of the matrix products.")
     attention: AttentionForm = opt("auto", "Attention kernel: one fused call, or plain matrix products.")
     compile: Switch = opt("auto", "Compile the training step (automatic: when the run is long enough to gain).")
+    fp8: Switch = opt("auto", "FP8 matrix products (automatic: from compute capability 8.9 and depth 20).")
+    compile_limit_s: float = opt(
+        600.0, "Give up compiling after this many seconds and go on without it.", min=1, flag=False
+    )
     seed: int = opt(0, "Seed of weights, data order and sampling.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSection:
+    """Machines that train together: the same command is started on each, or on all of them by Slurm's `srun`."""
+
+    nnodes: int | None = opt(None, "Machines that train together (automatic: those of the srun step, else 1).", min=1)
+    node_rank: int | None = opt(
+        None, "Which of them this one is, from 0; the first one writes and reports (automatic under srun).", min=0
+    )
+    rdzv_endpoint: str | None = opt(
+        None, "HOST:PORT of the first machine, where all meet (automatic under srun; port 29500 if not given)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackSection:
+    """Where metrics go besides events.jsonl, which is written always; needs the extra `track`. Cannot slow a run."""
+
+    to: tuple[str, ...] = opt((), "Send metrics there, too: wandb, tensorboard; repeatable.", flag="--track")
+    project: str = opt("nanochat", "Project on wandb.", flag="--track-project")
+    name: str | None = opt(None, "Name of the run on wandb (automatic: RUN/STAGE).", flag="--track-name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +301,30 @@ class RlSection:
     eval_examples: int = opt(200, "Held-out questions asked before and after.", min=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanSection:
+    """What a plan assumes where it cannot know."""
+
+    gpu: str | None = opt(
+        None, "GPU to plan for: h100, h200, b200, a100, l40s, 4090 … (automatic: the one here, else h100)."
+    )
+    vocab: int | None = opt(None, "Vocabulary size (automatic: of the tokenizer at hand, else 32,768).", min=256)
+    mfu: float | None = opt(
+        None, "Share of the GPU's peak that training reaches (automatic: what public runs reached).", min=0.01, max=1
+    )
+    price: float | None = opt(None, "Dollars for an hour of one GPU (automatic: a usual rent).", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSection:
+    """How training speed is measured."""
+
+    steps: int = opt(30, "Optimizer steps to time, after two that warm up.", min=1)
+    data: str | None = opt(None, "Corpus to read (automatic: random tokens, which need none).")
+    tokenizer: str | None = opt(None, "Tokenizer of that corpus (automatic: the one trained on it, else the newest).")
+    vocab: int | None = opt(None, "Vocabulary size without a corpus (automatic: 32,768).", min=256)
+
+
 # ---- one class per command -------------------------------------------------------------------------------------------
 
 
@@ -197,6 +332,7 @@ class RlSection:
 class BaseTrainConfig:
     """`nanochat train base`."""
 
+    recipe: RecipeSection = field(default_factory=RecipeSection)
     output: OutputSection = field(default_factory=OutputSection)
     model: ModelSection = field(default_factory=ModelSection)
     corpus: CorpusSection = field(default_factory=CorpusSection)
@@ -206,6 +342,8 @@ class BaseTrainConfig:
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    track: TrackSection = field(default_factory=TrackSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +359,8 @@ class MidTrainConfig:
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    track: TrackSection = field(default_factory=TrackSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,6 +380,8 @@ class RlConfig:
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
+    cluster: ClusterSection = field(default_factory=ClusterSection)
+    track: TrackSection = field(default_factory=TrackSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +482,25 @@ class AddConfig:
     add: AddSection = field(default_factory=AddSection)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(BaseTrainConfig):
+    """`nanochat plan`: the options of base training, and what is assumed about the machine."""
+
+    plan: PlanSection = field(default_factory=PlanSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrainConfig:
+    """`nanochat bench train`."""
+
+    bench: BenchSection = field(default_factory=BenchSection)
+    recipe: RecipeSection = field(default_factory=RecipeSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    batch: BatchSection = field(default_factory=BatchSection)
+    optim: OptimSection = field(default_factory=OptimSection)
+    compute: ComputeSection = field(default_factory=ComputeSection)
+
+
 WORKER_CONFIGS: dict[str, type] = {
     "base": BaseTrainConfig,
     "mid": MidTrainConfig,
@@ -347,6 +508,7 @@ WORKER_CONFIGS: dict[str, type] = {
     "rl": RlConfig,
     "eval": EvalConfig,
     "probe": BaseTrainConfig,
+    "bench": BenchTrainConfig,
 }
 
 COMMAND_CONFIGS: dict[str, type] = {
@@ -358,5 +520,7 @@ COMMAND_CONFIGS: dict[str, type] = {
     "train sft": SftConfig,
     "train rl": RlConfig,
     "eval": EvalConfig,
+    "plan": PlanConfig,
+    "bench train": BenchTrainConfig,
 }
 """Every command that takes a config, as it is typed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_later_config_files_win(tmp_path: Path) -> None:
         ("model.depth=0", "model.depth must be at least 1 (--set): 0", None),
         ("optim.warmup_ratio=1.5", "optim.warmup_ratio must be at most 1 (--set): 1.5", None),
         ("optim.matrix_lr=nan", "optim.matrix_lr must be at least 0 (--set): nan", None),
-        ("compute.precision=fp8", "compute.precision must be one of auto, bf16, fp32 (--set): fp8", None),
+        ("compute.precision=fp8", "compute.precision must be one of auto, bf16, fp16, fp32 (--set): fp8", None),
         ("model.depth", "--set needs section.key=value: model.depth", None),
     ],
 )
@@ -143,3 +144,19 @@ def test_a_misspelt_variable_is_reported_and_what_is_no_option_is_left_alone() -
     with pytest.raises(ConfigError, match="NANOCHAT_MODLE_DEPTH"):
         resolve(env={"NANOCHAT_MODLE_DEPTH": "3"})
     assert resolve(env={"NANOCHAT_BASE_DIR": "/x", "NANOCHAT_DEBUG": "1", "NANOCHAT_TOK_VOCAB": "300"}).config
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", "auto"), ("8", 8), ("0", 0), ("none", None), (4, 4)], ids=lambda v: repr(v)
+)
+def test_a_number_or_a_word(text: Any, value: Any) -> None:
+    found = config.resolve(BaseTrainConfig, command="train base", env={}, flags={"compute.gpus": text}).config
+    assert found.compute.gpus == value
+    saved = json.loads(json.dumps(config.to_dict(found)))
+    assert config.from_dict(BaseTrainConfig, saved, "saved") == found
+
+
+@pytest.mark.parametrize("text", ["all", "AUTO", "1.5", "-1"])
+def test_neither_a_number_nor_that_word(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"compute.gpus must be (a whole number or auto|at least 0) "):
+        config.resolve(BaseTrainConfig, command="train base", env={}, flags={"compute.gpus": text})

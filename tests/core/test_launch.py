@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from nanochat_cli.core import errors, launch, runs
+from nanochat_cli.core import errors, launch, paths, placement, runs
 from nanochat_cli.core.errors import ConfigError, Diverged, NanochatError
-from nanochat_cli.core.settings import BaseTrainConfig, SftConfig
+from nanochat_cli.core.settings import BaseTrainConfig, ClusterSection, ComputeSection, SftConfig
+from tests.core.test_slurm import BATCH
 
 HEAD = """
 import json, os, sys, time
@@ -36,7 +38,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(code: str) -> None:
         argv = [sys.executable, "-c", HEAD + code]
-        monkeypatch.setattr(launch, "worker_argv", lambda path, procs: [*argv, str(path)])
+        monkeypatch.setattr(launch, "worker_argv", lambda path, *_: [*argv, str(path)])
 
     return use
 
@@ -192,3 +194,101 @@ def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     compute = BaseTrainConfig().compute
     assert launch.worker_env(compute, 1)["OMP_NUM_THREADS"] == "8"
     assert launch.worker_env(compute, 3)["OMP_NUM_THREADS"] == "2"
+
+
+NODE = placement.Place(nnodes=2, node_rank=1, endpoint="first:29500")
+RANK = placement.Place(
+    rank=placement.Rank(rank=3, local_rank=3, world=4, local_world=4, host="first", port=29500, by="srun")
+)
+
+
+def test_nodes_are_torchrun_with_fixed_numbers_and_a_rank_is_plain_python() -> None:
+    argv = launch.worker_argv(Path("c.json"), 1, NODE, "r-base")
+    assert argv[1:3] == ["-m", "torch.distributed.run"]
+    assert argv[3:9] == [
+        "--nnodes=2",
+        "--node-rank=1",
+        "--rdzv-backend=static",
+        "--rdzv-endpoint=first:29500",
+        "--rdzv-id=r-base",
+        "--nproc-per-node=1",
+    ]
+    assert launch.worker_argv(Path("c.json"), 1, RANK) == [sys.executable, "-m", "nanochat_cli.worker", "c.json"]
+
+
+def test_a_rank_is_told_its_number_and_no_other_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.machine, "usable_cores", lambda: 8)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setenv("RANK", "7")
+    compute = ComputeSection(gpus=0)
+    env = launch.worker_env(compute, 1, "base", RANK)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    assert [env[name] for name in names] == ["3", "3", "4", "4", "first", "29500"]
+    assert env["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
+    assert launch.worker_env(compute, 1, "base", RANK)["OMP_NUM_THREADS"] == "5"
+    assert "RANK" not in launch.worker_env(compute, 1)
+
+
+def test_gloo_keeps_to_the_machine_only_if_all_processes_are_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    compute = ComputeSection(gpus=0)
+    home = dataclasses.replace(NODE, endpoint="127.0.0.1:7")
+    has = [
+        "GLOO_SOCKET_IFNAME" in launch.worker_env(compute, procs, "base", place)
+        for procs, place in ((1, placement.ALONE), (2, placement.ALONE), (1, RANK), (2, NODE), (1, home))
+    ]
+    assert has == [False, True, True, False, True]
+
+
+def test_gpu_memory_may_grow_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    assert launch.worker_env(ComputeSection(gpus=2), 2)[name] == "expandable_segments:True"
+    assert name not in launch.worker_env(ComputeSection(gpus=0), 2)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
+    assert name not in launch.worker_env(ComputeSection(gpus=2), 2)
+
+
+def test_a_command_that_does_not_lead_leaves_the_folder_to_the_one_that_does(worker: Any) -> None:
+    folder = runs.stage_dir("r", "base")
+    folder.mkdir(parents=True)
+    for name in ("config.json", "events.jsonl", "stop", "error-rank0.json"):
+        (folder / name).write_text("{}")
+    worker("assert Path(sys.argv[1]).name == 'config-node1.json'; emit('note', text='of the leader')")
+    cluster = ClusterSection(nnodes=2, node_rank=1, rdzv_endpoint="first")
+    job = launch.plan("base", "r", BaseTrainConfig(cluster=cluster), command="nanochat train base")
+    seen: list[Any] = []
+    with runs.lock(folder):
+        assert launch.run(job, seen.append) == {}
+    assert [event["text"] for event in seen] == [
+        "node 1 of 2, meeting the others at first:29500; the first node shows how it goes"
+    ]
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"config.json", "events.jsonl", "stop", "error-rank0.json", "lock", "worker-node1.log"}
+    assert not (paths.run_dir("r") / "run.json").exists()
+    launch.run(job, seen.append)
+    assert not {"stop", "error-rank0.json"} & {path.name for path in folder.iterdir()}, "nobody leads in this folder"
+
+
+def test_a_batch_script_is_told_how_to_use_all_its_nodes(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker("done(loss=1.0)")
+    for name, value in BATCH.items():
+        monkeypatch.setenv(name, value)
+    seen: list[Any] = []
+    launch.run(plan(), seen.append)
+    assert "using one of the 4 nodes of this Slurm job" in seen[0]["text"]
+    assert "srun nanochat train base" in seen[0]["text"]
+
+
+def test_the_first_own_fault_is_the_cause_and_not_a_lost_peer(worker: Any) -> None:
+    worker(
+        "for rank, kind, at in ((0, 'bug', 5.0), (1, 'Diverged', 9.0)):\n"
+        "    record = {'time': at, 'rank': rank, 'type': kind, 'message': f'from {rank}', 'hint': None,\n"
+        "              'lost_peer': rank == 0}\n"
+        "    (folder / f'error-rank{rank}.json').write_text(json.dumps(record))\n"
+        "sys.exit(5)"
+    )
+    with pytest.raises(Diverged, match="from 1"):
+        launch.run(plan(), lambda _: None)

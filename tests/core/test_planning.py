@@ -37,28 +37,41 @@ def test_automatic_values_become_numbers(books: None) -> None:
     job = planning.make("base", base("horizon.num_iterations=7"))
     cfg = job.config
     assert (job.run, cfg.corpus.tokenizer, cfg.model.max_seq_len, cfg.model.n_embd) == ("books-d4", "books", 256, 256)
-    assert (cfg.batch.total_batch_size, cfg.batch.device_batch_size, cfg.horizon.num_iterations) == (8192, 32, 7)
+    assert (cfg.batch.total_batch_size, cfg.batch.device_batch_size, cfg.horizon.num_iterations) == (16384, 32, 7)
+    assert (cfg.model.window_pattern, cfg.model.short_window, cfg.model.rope_base) == ("SSSL", 128, 100_000)
+    assert cfg.optim.weight_decay == pytest.approx(0.28 * (16384 / 2**19) ** 0.5 * _scaling(12) / _scaling(4), rel=1e-4)
     assert not job.dir.exists(), "planning writes nothing"
 
 
 def test_the_horizon_follows_the_parameters(books: None) -> None:
     cfg = planning.make("base", base("horizon.target_param_data_ratio=2")).config
-    num_params = 2 * 1000 * 256 + 12 * 4 * 256**2
-    assert cfg.horizon.num_iterations == 2 * num_params // 8192
+    assert cfg.horizon.num_iterations == 2 * _scaling(4) // 16384
+    cfg = planning.make("base", base("horizon.target_param_data_ratio=2", "recipe.preset=portable")).config
+    assert cfg.horizon.num_iterations == 2 * (1000 * 256 + 12 * 4 * 256**2) // 16384
+    everything = ("horizon.ratio_counts=all", "recipe.preset=portable", "horizon.target_param_data_ratio=2")
+    cfg = planning.make("base", base(*everything)).config
+    assert cfg.horizon.num_iterations == 2 * (2 * 1000 * 256 + 12 * 4 * 256**2) // 16384
+
+
+def _scaling(depth: int) -> int:
+    """Matrices, value gates and head of the default architecture; rows of tables come in 64s."""
+    width, gates = 64 * depth, depth // 2 * -(-depth // 2) * 12
+    return 12 * depth * width**2 + gates + 1024 * width
 
 
 def test_the_horizon_follows_the_compute_and_a_step_count_wins(books: None) -> None:
     # 6 per weight but the embedding's, and 12 per layer, channel and position of attention
-    flops = 8192 * (6 * (1000 * 256 + 12 * 4 * 256**2) + 12 * 4 * 256 * 256)
-    cfg = planning.make("base", base(f"horizon.target_flops={77.4 * flops}")).config
+    flops = 16384 * (6 * (1000 * 256 + 12 * 4 * 256**2) + 12 * 4 * 256 * 256)
+    budget = (f"horizon.target_flops={77.4 * flops}", "recipe.preset=portable")
+    cfg = planning.make("base", base(*budget)).config
     assert cfg.horizon.num_iterations == 77
-    cfg = planning.make("base", base(f"horizon.target_flops={77.4 * flops}", "horizon.num_iterations=5")).config
+    cfg = planning.make("base", base(*budget, "horizon.num_iterations=5")).config
     assert cfg.horizon.num_iterations == 5
 
 
 @pytest.mark.parametrize("budget", ["target_flops=1", "target_param_data_ratio=0.001"])
 def test_a_budget_below_one_step_is_explained(books: None, budget: str) -> None:
-    with pytest.raises(ConfigError, match="shorter than one step of 8,192 tokens: target_"):
+    with pytest.raises(ConfigError, match="shorter than one step of 16,384 tokens: target_"):
         planning.make("base", base(f"horizon.{budget}"))
 
 
@@ -93,7 +106,10 @@ def test_a_shape_that_does_not_fit_says_which_values_do(books: None, sets: tuple
 
 @pytest.mark.parametrize("depth", range(1, 41))
 def test_every_depth_works(books: None, depth: int) -> None:
-    assert planning.make("base", base(f"model.depth={depth}")).config.model.n_embd == 64 * depth
+    plain = planning.make("base", base(f"model.depth={depth}", "recipe.preset=portable")).config.model
+    assert plain.n_embd == 64 * depth
+    modern = planning.make("base", base(f"model.depth={depth}")).config.model
+    assert (modern.n_embd, modern.head_dim) == (64 * depth + 64 * (depth % 2), 128)
 
 
 def test_what_is_missing_names_the_command_that_makes_it() -> None:

@@ -5,6 +5,8 @@ Legend: B rows, T positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,23 @@ from nanochat_cli.core.data.packing import PackedRows
 from nanochat_cli.core.errors import ConfigError
 
 IGNORE = -1  # target of a position that is not trained on
+
+
+class Counted(tuple[Tensor, ...]):
+    """A micro-batch, x_BT and y_BT, that knows its number of targets: counting on a GPU would make the caller wait."""
+
+    targets: int
+
+    def __new__(cls, tensors: Iterable[Tensor], targets: int) -> Counted:
+        """Return these tensors as a micro-batch with this many y that are not IGNORE."""
+        made = super().__new__(cls, tensors)
+        made.targets = targets
+        return made
+
+
+def count_targets(micro: Sequence[Tensor]) -> int:
+    """Return how many targets a micro-batch has: as it says, else by looking at micro[1]."""
+    return micro.targets if isinstance(micro, Counted) else int((micro[1] != IGNORE).sum())
 
 
 class Batches:
@@ -29,9 +48,7 @@ class Batches:
         first = step * self.rows_per_step
         return sample_rows(first, self.rows_per_step, self.rows.num_rows, self.seed, self.shuffle)
 
-    def step(
-        self, step: int, rank: int = 0, world: int = 1, device_batch_size: int | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
+    def step(self, step: int, rank: int = 0, world: int = 1, device_batch_size: int | None = None) -> list[Counted]:
         """Return this rank's micro-batches of a step: (x_BT, y_BT) int64, y one ahead of x and -1 where not trained.
 
         The ranks together get exactly the rows of the step, whatever their number and the micro-batch size.
@@ -47,8 +64,9 @@ class Batches:
         return num_steps * self.rows_per_step / self.rows.num_rows
 
 
-def to_tensors(rows: PackedRows, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+def to_tensors(rows: PackedRows, indices: np.ndarray) -> Counted:
     """Return inputs and targets of these rows: (x_BT, y_BT) int64 with T = row_len - 1."""
     ids, mask = rows.take(indices)
-    targets = np.where(mask[:, 1:], ids[:, 1:], IGNORE)
-    return torch.from_numpy(np.ascontiguousarray(ids[:, :-1])), torch.from_numpy(targets)
+    is_target = mask[:, 1:]
+    x, y = np.ascontiguousarray(ids[:, :-1]), np.where(is_target, ids[:, 1:], IGNORE)
+    return Counted((torch.from_numpy(x), torch.from_numpy(y)), int(np.count_nonzero(is_target)))

@@ -1,20 +1,31 @@
-"""Rows of one length from documents or conversations: every row starts with BOS, and no document token is dropped.
+"""Rows of one length from documents or conversations: every row starts with BOS.
 
 A row has T + 1 slots, so that inputs and targets, one apart, are T long. What is left at the end of a row is padded
-with BOS and never a target. Building an index takes one sort; `take` fills rows from it without a Python loop.
+with BOS and never a target. `take` fills rows from an index without a Python loop.
+
+Documents are packed in one of two ways:
+
+- "whole" drops no token. A long document is cut into pieces of T, each after a BOS of its own, so later pieces lack the
+  beginning of their document, and a little padding is left. For data that is scarce or seen more than once, and for all
+  measuring.
+- "crop" pads nothing and shows every token with its document from the beginning, but drops the ends of documents: all
+  that is beyond T of the long ones, and a little more. For corpora much larger than what is trained on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from nanochat_cli.core.data.binpack import best_fit
+from nanochat_cli.core.data.cropping import best_fit_cropped
 from nanochat_cli.core.data.tokens import TokenSplit
 from nanochat_cli.core.errors import ConfigError, DataError
 from nanochat_cli.core.events import NULL, Log
+
+Packing = Literal["whole", "crop"]
 
 
 class RenderedLike(Protocol):
@@ -47,6 +58,7 @@ class PackedRows:
         source: Source,
         starts: np.ndarray,
         lengths: np.ndarray,
+        row_starts: np.ndarray,
         *,
         row_len: int,
         bos_id: int,
@@ -55,9 +67,8 @@ class PackedRows:
         dropped_items: int = 0,
         truncated_items: int = 0,
     ) -> None:
-        order, self.row_starts = best_fit(lengths + lead, row_len)
         self.source, self.row_len, self.bos_id, self.lead = source, row_len, bos_id, lead
-        self.starts, self.lengths = starts[order], lengths[order]
+        self.starts, self.lengths, self.row_starts = starts, lengths, row_starts
         self.dropped_tokens, self.dropped_items = dropped_tokens, dropped_items
         self.truncated_items = truncated_items
 
@@ -75,6 +86,11 @@ class PackedRows:
     def padding_fraction(self) -> float:
         """Share of all slots that are padding."""
         return 1.0 - self.num_tokens / (self.num_rows * self.row_len)
+
+    @property
+    def dropped_fraction(self) -> float:
+        """Share of all tokens, without any BOS in front of them, that are in no row."""
+        return self.dropped_tokens / (self.dropped_tokens + int(self.lengths.sum()))
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids int64 [n, row_len], mask bool [n, row_len]) of the rows with these indices.
@@ -113,20 +129,40 @@ class _Documents:
         return np.ones(positions.shape, bool)
 
 
-def pack_documents(split: TokenSplit, row_len: int) -> PackedRows:
-    """Return rows of `row_len` (T + 1) slots over all documents of a split.
-
-    A document of more than T tokens is cut into pieces of T, each after a BOS of its own.
-    """
+def pack_documents(split: TokenSplit, row_len: int, packing: Packing = "whole") -> PackedRows:
+    """Return rows of `row_len` (T + 1) slots over the documents of a split; "whole" and "crop" are described above."""
     _check_row_len(row_len)
-    room = row_len - 1
-    sizes = np.diff(split.doc_offsets)
-    if not sizes.sum():
+    if not split.num_tokens:
         raise DataError("there are no tokens to pack")
+    lay_out = {"whole": _whole, "crop": _cropped}[packing]
+    starts, lengths, row_starts = lay_out(split.doc_offsets, row_len)
+    return PackedRows(
+        _Documents(split),
+        starts,
+        lengths,
+        row_starts,
+        row_len=row_len,
+        bos_id=split.bos_id,
+        lead=1,
+        dropped_tokens=split.num_tokens - int(lengths.sum()),
+    )
+
+
+def _whole(offsets: np.ndarray, row_len: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, lengths and row starts of pieces of up to T tokens that hold everything."""
+    room = row_len - 1
+    sizes = np.diff(offsets)
     document, number = _ranges(np.zeros(len(sizes), np.int64), -(-sizes // room))
-    starts = split.doc_offsets[document] + number * room
+    starts = offsets[document] + number * room
     lengths = np.minimum(sizes[document] - number * room, room)
-    return PackedRows(_Documents(split), starts, lengths, row_len=row_len, bos_id=split.bos_id, lead=1)
+    order, row_starts = best_fit(lengths + 1, row_len)
+    return starts[order], lengths[order], row_starts
+
+
+def _cropped(offsets: np.ndarray, row_len: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Starts, lengths and row starts of documents, some of them without their ends."""
+    document, taken, row_starts = best_fit_cropped(np.diff(offsets) + 1, row_len)
+    return offsets[document], taken - 1, row_starts
 
 
 class _Conversations:
@@ -179,10 +215,12 @@ def pack_conversations(
     if all_tokens:
         mask = np.ones_like(mask)
         mask[starts] = False
+    order, row_starts = best_fit(lengths, row_len)
     return PackedRows(
         _Conversations(ids, mask),
-        starts,
-        lengths,
+        starts[order],
+        lengths[order],
+        row_starts,
         row_len=row_len,
         bos_id=int(ids[0]),
         lead=0,

@@ -106,8 +106,11 @@ def _precision(cfg: EvalConfig, meta: Meta, device: torch.device) -> str:
     if cfg.compute.precision != "auto":
         return cfg.compute.precision
     trained = (meta.config.get("execution") or {}).get("dtype", "fp32")
-    has_bf16 = device.type == "cuda" or bool(machine.cpu_flags() & {"avx512_bf16", "amx_bf16"})
-    return trained if has_bf16 else "fp32"
+    if device.type == "cuda":
+        emulated = trained == "bf16" and torch.cuda.get_device_capability(device) < (8, 0)
+    else:
+        emulated = trained != "bf16" or not machine.cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    return "fp32" if emulated else trained
 
 
 def _corpus_of(run: str, log: Log) -> Corpus | None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat_cli.core.models.base import DecodeState, Linear, norm, rotate
-from nanochat_cli.core.models.shape import ModelConfig
+from nanochat_cli.core.models.shape import VALUE_GATE_CHANNELS, ModelConfig
 
 LN_2, LOG2_E = math.log(2), math.log2(math.e)
 _GRAIN = 16
@@ -29,6 +29,7 @@ class KVState:
         shape = (config.n_layer, batch_size, config.n_kv_head, max_len, config.head_dim)
         self.k_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
         self.v_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
+        self.tokens_BS = torch.zeros(batch_size, max_len, dtype=torch.int64, device=device) if config.smear else None
         self.length_B = torch.zeros(batch_size, dtype=torch.int64, device=device)
         self.extent = 0  # no row is longer; a plain number, so that decoding on a GPU never waits for it
 
@@ -51,6 +52,7 @@ class KVState:
         """Return a state with the given rows, in that order; rows may be dropped or repeated."""
         chosen = object.__new__(KVState)
         chosen.k_LBKSD, chosen.v_LBKSD = self.k_LBKSD[:, rows], self.v_LBKSD[:, rows]
+        chosen.tokens_BS = None if self.tokens_BS is None else self.tokens_BS[rows]
         chosen.length_B, chosen.extent = self.length_B[rows], self.extent
         return chosen
 
@@ -63,44 +65,79 @@ class KVState:
 
         Raises ValueError when the chunk does not fit in.
         """
-        end = self.extent + k_BTKD.size(1)
-        if end > self.max_len:
-            raise ValueError(f"decode state is full: {end} of {self.max_len} positions")
-        batch_B1 = torch.arange(k_BTKD.size(0), device=k_BTKD.device)[:, None]
-        position_BT = self.length_B[:, None] + torch.arange(k_BTKD.size(1), device=k_BTKD.device)
+        batch_B1, position_BT = self._places(k_BTKD.size(1))
         self.k_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = k_BTKD
         self.v_LBKSD[layer].transpose(1, 2)[batch_B1, position_BT] = v_BTKD
         seen = self.reach(k_BTKD.size(1))
         return self.k_LBKSD[layer, :, :, :seen], self.v_LBKSD[layer, :, :, :seen]
 
-    def visible(self, num_tokens: int) -> Tensor:
-        """Return the mask B1TS (bool): query t of row b stands at length_B[b] + t and sees what is not behind it."""
+    def _places(self, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return row numbers B1 and positions BT of the next tokens. Raises ValueError when they do not fit in."""
+        end = self.extent + num_tokens
+        if end > self.max_len:
+            raise ValueError(f"decode state is full: {end} of {self.max_len} positions")
+        device = self.length_B.device
+        batch_B1 = torch.arange(self.length_B.size(0), device=device)[:, None]
+        return batch_B1, self.length_B[:, None] + torch.arange(num_tokens, device=device)
+
+    def last_tokens(self, idx_BT: Tensor) -> Tensor:
+        """Return each row's last token before these, B1 int64, -1 for a row that begins; and remember these."""
+        assert self.tokens_BS is not None, "a state of a model without smear keeps no tokens"
+        batch_B1, position_BT = self._places(idx_BT.size(1))
+        last_B1 = self.tokens_BS[batch_B1, (position_BT[:, :1] - 1).clamp(min=0)]
+        self.tokens_BS[batch_B1, position_BT] = idx_BT
+        return torch.where(position_BT[:, :1] > 0, last_B1, -1)
+
+    def visible(self, num_tokens: int, window: int | None = None) -> Tensor:
+        """Return the mask B1TS (bool): query t of row b stands at length_B[b] + t and sees what is not behind it,
+
+        and no more than `window` positions before it.
+        """
         key_S = torch.arange(self.reach(num_tokens), device=self.length_B.device)
         position_BT = self.length_B[:, None] + torch.arange(num_tokens, device=self.length_B.device)
-        return key_S <= position_BT[:, None, :, None]
+        position_B1T1 = position_BT[:, None, :, None]
+        seen = key_S <= position_B1T1
+        return seen if window is None else seen & (key_S >= position_B1T1 - window)
 
 
 class Attention(nn.Module):
-    """Rotary angles first, then query-key norm, then causal attention with scale 1/sqrt(D)."""
+    """Rotary angles first, then query-key norm, then causal attention with scale 1/sqrt(D).
+
+    A layer with a window sees only so many tokens back; one with a value embedding adds a gated share of it to its
+    values.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.eps = layer, config.norm_eps
+        self.window, self.qk_scale = config.window(layer), config.qk_scale
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.form = "fused"
         self.qkv = Linear(config.n_embd, sum(self.qkv_rows))
         self.out = Linear(config.n_head * config.head_dim, config.n_embd)
+        self.gate_channels = min(VALUE_GATE_CHANNELS, config.n_embd)
+        gated = config.has_value_embed(layer)
+        self.value_gate = Linear(self.gate_channels, config.n_kv_head) if gated else None
 
     @property
     def qkv_rows(self) -> tuple[int, int, int]:
         """Rows of the query, key and value matrices inside the fused weight."""
         return self.n_head * self.head_dim, self.n_kv_head * self.head_dim, self.n_kv_head * self.head_dim
 
-    def forward(self, x_BTE: Tensor, cos: Tensor, sin: Tensor, state: DecodeState | None) -> Tensor:
-        """Return the attention output, before it is added to the residual stream."""
+    def forward(
+        self, x_BTE: Tensor, cos: Tensor, sin: Tensor, state: DecodeState | None, value_BTE: Tensor | None = None
+    ) -> Tensor:
+        """Return the attention output, before it is added to the residual stream.
+
+        `value_BTE` holds the value embedding of each token, K * D wide.
+        """
         heads = self.qkv(x_BTE).unflatten(-1, (-1, self.head_dim))
         qk, v_BTKD = heads.split((self.n_head + self.n_kv_head, self.n_kv_head), dim=2)
-        q_BTHD, k_BTKD = norm(rotate(qk, cos, sin), self.eps).split((self.n_head, self.n_kv_head), dim=2)
+        qk = norm(rotate(qk, cos, sin), self.eps)
+        q_BTHD, k_BTKD = (qk * self.qk_scale if self.qk_scale != 1 else qk).split((self.n_head, self.n_kv_head), dim=2)
+        if self.value_gate is not None and value_BTE is not None:
+            gate_BTK1 = 3 * torch.sigmoid(self.value_gate(x_BTE[..., : self.gate_channels])).unsqueeze(-1)
+            v_BTKD = v_BTKD + gate_BTK1 * value_BTE.unflatten(-1, (self.n_kv_head, self.head_dim))
         if state is None:
             y_BHTD = self.mix(q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2), v_BTKD.transpose(1, 2))
         else:
@@ -109,12 +146,16 @@ class Attention(nn.Module):
 
     def mix(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
         """Return causal attention over a whole sequence, by the chosen kernel."""
-        if self.form == "fused":
-            shared = self.n_head != self.n_kv_head
-            return F.scaled_dot_product_attention(q_BHTD, k_BKTD, v_BKTD, is_causal=True, enable_gqa=shared)
         num_tokens = q_BHTD.size(2)
-        seen_TT = torch.ones(num_tokens, num_tokens, dtype=q_BHTD.dtype, device=q_BHTD.device).tril()
-        return self.products(q_BHTD, k_BKTD, v_BKTD, seen_TT)
+        window = self.window if self.window is not None and self.window < num_tokens - 1 else None
+        if self.form == "fused":
+            shared, seen_TT = self.n_head != self.n_kv_head, None
+            if window is not None:
+                seen_TT = band(num_tokens, window, torch.bool, q_BHTD.device)
+            return F.scaled_dot_product_attention(
+                q_BHTD, k_BKTD, v_BKTD, attn_mask=seen_TT, is_causal=seen_TT is None, enable_gqa=shared
+            )
+        return self.products(q_BHTD, k_BKTD, v_BKTD, band(num_tokens, window, q_BHTD.dtype, q_BHTD.device))
 
     def products(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_TS: Tensor) -> Tensor:
         """Return attention by plain matrix products; `seen` is 1 where a query may look, else 0, in q's dtype.
@@ -124,19 +165,31 @@ class Attention(nn.Module):
         if self.n_kv_head != self.n_head:  # autograd sums the shared heads' gradients
             k_BKSD = k_BKSD.repeat_interleave(self.n_head // self.n_kv_head, dim=1)
             v_BKSD = v_BKSD.repeat_interleave(self.n_head // self.n_kv_head, dim=1)
+        dtype = q_BHTD.dtype
+        if dtype == torch.float16:  # a power of two of a bounded score may exceed its range
+            q_BHTD, k_BKSD, v_BKSD, seen_TS = (x.float() for x in (q_BHTD, k_BKSD, v_BKSD, seen_TS))
         y: Tensor = _BoundedAttention.apply(q_BHTD * (self.head_dim**-0.5 * LOG2_E), k_BKSD, v_BKSD, seen_TS)
-        return y
+        return y.to(dtype)
 
     def decode(self, q_BHTD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, state: DecodeState) -> Tensor:
         """Append this chunk to the cache and attend over all of it, reading the cache where it lies."""
         assert isinstance(state, KVState)
         k_BKSD, v_BKSD = state.append(self.layer, k_BTKD, v_BTKD)
+        dtype = v_BKSD.dtype
+        if dtype == torch.float16:  # a power of two of a bounded score may exceed its range
+            q_BHTD, k_BKSD, v_BKSD = q_BHTD.float(), k_BKSD.float(), v_BKSD.float()
         share, num_tokens = self.n_head // self.n_kv_head, q_BHTD.size(2)
         q = (q_BHTD * (self.head_dim**-0.5 * LOG2_E)).unflatten(1, (self.n_kv_head, share)).flatten(2, 3)
         score_BKGTS = torch.exp2((q @ k_BKSD.mT).unflatten(2, (share, num_tokens)))
-        weight = (score_BKGTS * state.visible(num_tokens).unsqueeze(2)).flatten(2, 3)
+        weight = (score_BKGTS * state.visible(num_tokens, self.window).unsqueeze(2)).flatten(2, 3)
         y = (weight @ v_BKSD) / weight.sum(-1, keepdim=True, dtype=torch.float32)
-        return y.to(v_BKSD.dtype).view(q_BHTD.shape)
+        return y.to(dtype).view(q_BHTD.shape)
+
+
+def band(num_tokens: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return which key (column) each query (row) sees, TT: itself, and what comes before, at most `window` back."""
+    seen_TT = torch.ones(num_tokens, num_tokens, dtype=dtype, device=device).tril()
+    return seen_TT if window is None else seen_TT.triu(-window)
 
 
 class _BoundedAttention(torch.autograd.Function):

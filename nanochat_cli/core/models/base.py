@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanochat_cli.core.models import fp8
 from nanochat_cli.core.models.loss import softcapped_cross_entropy
 from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.optim.groups import ParamGroup
@@ -85,12 +86,19 @@ def norm(x: Tensor, eps: float) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A bias-free projection with fp32 weights that computes in the dtype of its input."""
+    """A bias-free projection with fp32 weights that computes in the dtype of its input.
+
+    With `fp8` set (`fp8.convert`) it trains in FP8; without gradients it computes as ever.
+    """
+
+    fp8: fp8.Kernel | None = None
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__(fan_in, fan_out, bias=False)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.fp8 is not None and self.training and torch.is_grad_enabled():
+            return fp8.linear(input, self.weight, self.fp8)
         return F.linear(input, self.weight.to(input.dtype))
 
 
@@ -112,14 +120,14 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.precision = torch.float32
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embed = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(config.n_layer))
-        self.head = Linear(config.n_embd, config.vocab_size)
+        self.head = Linear(config.n_embd, config.padded_vocab_size)
         self.rotary = Rotary(config)
 
     # ---- what an architecture decides ------------------------------------------------------------------------------
 
-    def make_block(self, layer: int) -> Block:
+    def make_block(self, layer: int) -> nn.Module:
         """Return the block of one layer."""
         raise NotImplementedError
 
@@ -149,14 +157,22 @@ class LanguageModel(nn.Module):
         return self.embed.weight.device
 
     def set_precision(self, precision: str) -> None:
-        """Compute in "bf16" or "fp32"; the weights stay fp32."""
-        self.precision = {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+        """Compute in "bf16", "fp16" or "fp32"; the weights stay fp32."""
+        self.precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+    def look_up(self, table_VE: Tensor, idx_BT: Tensor) -> Tensor:
+        """Return rows of an embedding table in the precision of the arithmetic, shape BTE."""
+        return F.embedding(idx_BT, table_VE).to(self.precision)
+
+    def embedded(self, idx_BT: Tensor) -> Tensor:
+        """Return the normed embedding of each token, which the blocks start from."""
+        return norm(self.look_up(self.embed.weight, idx_BT), self.config.norm_eps)
 
     def hidden(self, idx_BT: Tensor, state: DecodeState | None = None) -> Tensor:
         """Return the normed residual stream x_BTE that the head reads; with a state, continue and extend it."""
         num_tokens = idx_BT.size(1)
         cos, sin = self.rotary(num_tokens, state, self.precision)
-        x_BTE = norm(F.embedding(idx_BT, self.embed.weight).to(self.precision), self.config.norm_eps)
+        x_BTE = self.embedded(idx_BT)
         for block in self.blocks:
             x_BTE = block(x_BTE, cos, sin, state)
         if state is not None:
@@ -165,7 +181,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Return fp32 scores of the vocabulary, softly bounded to +-softcap, for any leading shape of `hidden`."""
-        return self.config.softcap * torch.tanh(self.head(x).float() / self.config.softcap)
+        logits = self.head(x)[..., : self.config.vocab_size].float()
+        return self.config.softcap * torch.tanh(logits / self.config.softcap)
 
     def forward(self, idx_BT: Tensor, state: DecodeState | None = None) -> Tensor:
         """Return logits_BTV (fp32)."""
@@ -173,18 +190,22 @@ class LanguageModel(nn.Module):
 
     def losses(self, idx_BT: Tensor, target_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target in nats, fp32, shape BT; 0 where the target is -1."""
-        return softcapped_cross_entropy(self.hidden(idx_BT), self.head.weight, target_BT, self.config.softcap)
+        x_BTE, config = self.hidden(idx_BT), self.config
+        return softcapped_cross_entropy(
+            x_BTE, self.head.weight, target_BT, config.softcap, vocab_size=config.vocab_size
+        )
+
+    def width_scale(self) -> float:
+        """Return the factor on AdamW's rates for tables: they are given for width 768 and fall with its square root."""
+        return (self.config.n_embd / 768) ** -0.5
 
     def param_groups(self) -> list[ParamGroup]:
-        """Return every trained parameter once, grouped by the kind of update it gets.
-
-        AdamW's rates are given for width 768 and shrink with the square root of the width.
-        """
-        scale = (self.config.n_embd / 768) ** -0.5
+        """Return every trained parameter once, grouped by the kind of update it gets."""
+        scale = self.width_scale()
         return [
             *self.matrix_groups(),
-            ParamGroup(kind="adamw", role="embedding", params={"embed.weight": self.embed.weight}, lr_scale=scale),
-            ParamGroup(kind="adamw", role="unembedding", params={"head.weight": self.head.weight}, lr_scale=scale),
+            ParamGroup.of("embedding", {"embed.weight": self.embed.weight}, scale),
+            ParamGroup.of("unembedding", {"head.weight": self.head.weight}, scale),
         ]
 
     def num_params(self) -> int:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.models.attention import Attention, KVState
 from nanochat_cli.core.models.base import Block, DecodeState, LanguageModel, Linear, norm
 from nanochat_cli.core.models.shape import MLP_RATIO, ModelConfig
 from nanochat_cli.core.optim.groups import ParamGroup
+
+_PLAIN = {
+    "window_pattern": "L",
+    "qk_scale": 1.0,
+    "value_embeds_every": 0,
+    "smear": False,
+    "residual_scalars": False,
+    "backout": False,
+    "vocab_multiple": 1,
+}
+"""What every config of this architecture says: other software that runs it knows nothing else."""
 
 
 class MLP(nn.Module):
@@ -37,8 +53,20 @@ class PortableBlock(Block):
         return x_BTE + self.mlp(norm(x_BTE, self.eps))
 
 
+def attention_splits(layers: Iterable[Any]) -> dict[str, tuple[int, ...]]:
+    """Return where fused weights are cut: query, key and value share one for speed, Muon treats them as three."""
+    return {f"blocks.{i}.attn.qkv.weight": block.attn.qkv_rows for i, block in enumerate(layers)}
+
+
 class Portable(LanguageModel):
     """Rotary positions, query-key norm, squared-ReLU MLP, untied head with a soft cap."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        extras = {name: value for name, value in asdict(config).items() if name in _PLAIN and value != _PLAIN[name]}
+        if extras:
+            name, value = next(iter(extras.items()))
+            raise ConfigError(f"the portable architecture has no {name}: {value}", hint="use --arch nanochat")
+        super().__init__(config)
 
     def make_block(self, layer: int) -> Block:
         return PortableBlock(self.config, layer)
@@ -56,10 +84,8 @@ class Portable(LanguageModel):
             block.attn.form = form
 
     def matrix_groups(self) -> list[ParamGroup]:
-        """Query, key and value share one weight for speed; Muon still treats them as three matrices."""
         params = {f"blocks.{name}": p for name, p in self.blocks.named_parameters()}
-        splits = {f"blocks.{i}.attn.qkv.weight": block.attn.qkv_rows for i, block in enumerate(self.layers())}
-        return [ParamGroup.matrices(params, splits)]
+        return [ParamGroup.matrices(params, attention_splits(self.layers()))]
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Every output projection and the head start at zero: each block is the identity, each token equally likely."""

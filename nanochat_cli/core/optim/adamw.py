@@ -9,57 +9,115 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.optim.groups import ParamGroup
 
-BETAS = (0.8, 0.95)
 EPS = 1e-10
+SHARED_FROM = 1024
+"""Parameters with fewer weights are updated by every process: a share of them is not worth a collective."""
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class Entry:
+    """One parameter; over several processes each owns an equal share of its weights, in their flat order."""
+
+    def __init__(self, param: Tensor, dist: Dist) -> None:
+        self.param, self.dist = param, dist
+        self.shared = dist.world > 1 and param.numel() >= SHARED_FROM
+        self.moments: dict[str, Tensor] = {}
+        self.count = torch.zeros((), device=param.device)
+        self.grad: Tensor | None = None
+
+    def collect(self) -> Tensor | None:
+        """Add up the gradient over all processes; keep and return this one's share."""
+        grad = self.param.grad
+        if grad is not None and self.shared:
+            grad = self.dist.sum_and_share(self._padded(grad))
+        elif grad is not None:
+            grad = self.dist.all_reduce_sum(grad)
+        self.grad = grad
+        return grad
+
+    def step(self, lr: float, betas: tuple[float, float], decay: float) -> None:
+        """Scale by 1 - lr * decay, then move by lr * m / (sqrt(v) + eps), both moments corrected for starting at 0."""
+        if self.grad is None:
+            return
+        own = self._own(self.param) if self.shared else self.param
+        if not self.moments:
+            self.moments = {slot: torch.zeros_like(own) for slot in _MOMENTS}
+        self.count += 1
+        torch.ops.aten._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
+            [own],
+            [self.grad],
+            [self.moments["exp_avg"]],
+            [self.moments["exp_avg_sq"]],
+            [],
+            [self.count],
+            lr=lr,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=decay,
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
+        if self.shared:
+            self.param.copy_(self._whole(own))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return step count and both moments, whole; empty before the first step. Every process must call it."""
+        if not self.moments:
+            return {}
+        whole = {slot: self._whole(own) if self.shared else own for slot, own in self.moments.items()}
+        return {"step": self.count, **whole}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take this process's share of what `state` returned."""
+        self.count = state["step"].to(self.param.device, copy=True)
+        for slot in _MOMENTS:
+            whole = state[slot].to(self.param, copy=True)
+            self.moments[slot] = self._own(whole) if self.shared else whole
+
+    def _padded(self, tensor: Tensor) -> Tensor:
+        world = self.dist.world
+        share = -(-tensor.numel() // world)
+        flat = tensor.reshape(-1)
+        return torch.nn.functional.pad(flat, (0, share * world - flat.numel())).view(world, share)
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        share = -(-tensor.numel() // self.dist.world)
+        flat = tensor.reshape(-1)[self.dist.rank * share : (self.dist.rank + 1) * share]
+        return torch.nn.functional.pad(flat, (0, share - flat.numel())).view(1, share)
+
+    def _whole(self, own: Tensor) -> Tensor:
+        return self.dist.gather_shares(own).reshape(-1)[: self.param.numel()].view_as(self.param)
 
 
 class AdamW:
-    """AdamW (arXiv 1711.05101) with betas 0.8, 0.95, eps 1e-10 and no weight decay."""
+    """AdamW (arXiv 1711.05101) with eps 1e-10 over one group."""
 
-    def __init__(self, group: ParamGroup, lr: float) -> None:
-        self.lr, self.params = lr, dict(group.params)
-        self.state: dict[str, dict[str, Tensor]] = {}
+    def __init__(self, group: ParamGroup, lr: float, dist: Dist | None = None) -> None:
+        self.lr, self.betas, self.decay = lr, group.betas, group.decay
+        self.entries = {name: Entry(param, dist or Dist()) for name, param in group.params.items()}
+
+    @torch.no_grad()
+    def collect(self) -> list[Tensor]:
+        """Add gradients up over all processes and return this one's part of the sums, each weight in one process."""
+        found = [(entry, entry.collect()) for entry in self.entries.values()]
+        return [grad for entry, grad in found if grad is not None and (entry.shared or entry.dist.is_main)]
 
     @torch.no_grad()
     def step(self, lr_mult: float) -> None:
         """Update every parameter that has a gradient."""
-        for name, param in self.params.items():
-            if param.grad is None:
-                continue
-            if name not in self.state:
-                zeros = {slot: torch.zeros_like(param) for slot in ("exp_avg", "exp_avg_sq")}
-                self.state[name] = {"step": torch.zeros((), device=param.device), **zeros}
-            _update(param, param.grad, self.state[name], self.lr * lr_mult)
+        for entry in self.entries.values():
+            entry.step(self.lr * lr_mult, self.betas, self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return step count and both moments of each parameter; empty before the first step."""
-        return {f"{name}.{slot}": value for name, slots in self.state.items() for slot, value in slots.items()}
+        return {f"{name}.{slot}": t for name, entry in self.entries.items() for slot, t in entry.state().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
-        for name, param in self.params.items():
+        """Restore what `state_dict` returned, by any number of processes."""
+        for name, entry in self.entries.items():
             if f"{name}.step" in state:
-                moments = {slot: state[f"{name}.{slot}"].to(param, copy=True) for slot in ("exp_avg", "exp_avg_sq")}
-                self.state[name] = {"step": state[f"{name}.step"].to(param.device, copy=True), **moments}
-
-
-def _update(param: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float) -> None:
-    """Move one parameter by lr * m / (sqrt(v) + eps), both moments corrected for their start at zero, in one pass."""
-    state["step"] += 1
-    torch.ops.aten._fused_adamw_(  # pyright: ignore[reportPrivateImportUsage]
-        [param],
-        [grad],
-        [state["exp_avg"]],
-        [state["exp_avg_sq"]],
-        [],
-        [state["step"]],
-        lr=lr,
-        beta1=BETAS[0],
-        beta2=BETAS[1],
-        weight_decay=0.0,
-        eps=EPS,
-        amsgrad=False,
-        maximize=False,
-    )
+                entry.restore({slot: state[f"{name}.{slot}"] for slot in ("step", *_MOMENTS)})

@@ -8,20 +8,48 @@ from typing import Literal
 
 from torch import Tensor
 
+Role = Literal["matrix", "embedding", "unembedding", "value_embedding", "residual", "skip", "gate"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParamGroup:
     """Parameters that share an update rule and a learning rate.
 
-    `role` names the setting that gives the rate; `lr_scale` multiplies it. `splits` cuts a parameter, by rows, into
-    matrices that the update treats as separate ones.
+    `role` names the setting that gives the rate; `lr_scale` multiplies it, and so does the scale of the batch unless
+    `batch_scaled` is off. `betas` and `decay` are AdamW's; Muon's are set for the whole run. `splits` cuts a parameter,
+    by rows, into matrices that the update treats as separate ones.
     """
 
     kind: Literal["muon", "adamw"]
-    role: Literal["matrix", "embedding", "unembedding"]
+    role: Role
     params: Mapping[str, Tensor]
     lr_scale: float = 1.0
+    batch_scaled: bool = True
+    betas: tuple[float, float] = (0.8, 0.95)
+    decay: float = 0.0
     splits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        role: Role,
+        params: Mapping[str, Tensor],
+        lr_scale: float = 1.0,
+        *,
+        betas: tuple[float, float] = (0.8, 0.95),
+        decay: float = 0.0,
+        batch_scaled: bool = True,
+    ) -> ParamGroup:
+        """Return a group that AdamW updates."""
+        return cls(
+            kind="adamw",
+            role=role,
+            params=params,
+            lr_scale=lr_scale,
+            betas=betas,
+            decay=decay,
+            batch_scaled=batch_scaled,
+        )
 
     @classmethod
     def matrices(cls, params: Mapping[str, Tensor], splits: Mapping[str, tuple[int, ...]] | None = None) -> ParamGroup:

@@ -1,4 +1,8 @@
-"""One optimizer for the whole model: each group gets the update its kind asks for."""
+"""One optimizer for the whole model: each group gets the update its kind asks for.
+
+Over several processes no gradient is added up before the step: every process then receives the sum of its own share of
+the weights, keeps the state of that share alone (ZeRO stage 2, arXiv 1910.02054), and hands its new weights round.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ from torch import Tensor
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.optim.adamw import AdamW
-from nanochat_cli.core.optim.groups import ParamGroup
-from nanochat_cli.core.optim.muon import Muon
+from nanochat_cli.core.optim.groups import ParamGroup, Role
+from nanochat_cli.core.optim.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon, Variant
+
+_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.bfloat16, "fp32": torch.float32}
 
 
 class OptimSettings(Protocol):
-    """The learning rates that `build` reads, one per role; planning leaves none of them open."""
+    """What `build` reads; planning leaves none of the rates open that a model has a group for."""
 
     @property
     def matrix_lr(self) -> float | None: ...
@@ -24,43 +30,91 @@ class OptimSettings(Protocol):
     def embedding_lr(self) -> float | None: ...
     @property
     def unembedding_lr(self) -> float | None: ...
+    @property
+    def value_embedding_lr(self) -> float | None: ...
+    @property
+    def residual_lr(self) -> float | None: ...
+    @property
+    def skip_lr(self) -> float | None: ...
+    @property
+    def gate_lr(self) -> float | None: ...
+    @property
+    def muon_eq(self) -> bool | None: ...
+    @property
+    def muon_plus(self) -> bool | None: ...
+    @property
+    def normuon(self) -> bool | None: ...
+    @property
+    def normuon_beta2(self) -> float | None: ...
+    @property
+    def polar(self) -> str | None: ...
+    @property
+    def cautious_decay(self) -> bool | None: ...
 
 
 class MuonAdamW:
-    """Muon and AdamW behind one step. Gradients are expected to be reduced over processes already."""
+    """Muon and AdamW behind one step: `collect` the gradients, look at them or `clip` them, then `step`."""
 
-    def __init__(self, groups: Sequence[ParamGroup], settings: OptimSettings, dtype: torch.dtype) -> None:
-        rates = {
-            "matrix": _settled(settings.matrix_lr),
-            "embedding": _settled(settings.embedding_lr),
-            "unembedding": _settled(settings.unembedding_lr),
-        }
-        self.muons = [Muon(g, rates[g.role] * g.lr_scale, dtype) for g in groups if g.kind == "muon"]
-        self.adamws = [AdamW(g, rates[g.role] * g.lr_scale) for g in groups if g.kind == "adamw"]
+    def __init__(
+        self,
+        groups: Sequence[ParamGroup],
+        settings: OptimSettings,
+        dist: Dist,
+        dtype: torch.dtype,
+        batch_scale: float = 1.0,
+    ) -> None:
+        variant = _variant(settings, dtype)
+        rates = {id(g): _rate(settings, g.role) * g.lr_scale * (batch_scale if g.batch_scaled else 1) for g in groups}
+        self.dist = dist
+        self.muons = [Muon(g, rates[id(g)], variant, dist) for g in groups if g.kind == "muon"]
+        self.adamws = [AdamW(g, rates[id(g)], dist) for g in groups if g.kind == "adamw"]
         self.params = [p for g in groups for p in g.params.values()]
+        self._grads: list[Tensor] | None = None
 
-    def clip(self, max_norm: float | None) -> Tensor:
-        """Scale all gradients so that their global norm is at most `max_norm`; return the norm before that."""
-        grads = [p.grad for p in self.params if p.grad is not None]
-        total = torch.nn.utils.get_total_norm(grads)
-        if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.params, max_norm, total)
+    def collect(self) -> list[Tensor]:
+        """Add the gradients up over all processes; return this one's share of the sums. Called once per step."""
+        if self._grads is None:
+            self._grads = [grad for part in (*self.muons, *self.adamws) for grad in part.collect()]
+        return self._grads
+
+    def clip(self, max_norm: float | None, scale: float = 1.0) -> Tensor:
+        """Divide all gradients by `scale`, then make their global norm at most `max_norm`; return it as it was between.
+
+        A norm that is no finite number means that the step must be left out.
+        """
+        grads = self.collect()
+        sums = [grad.float().square().sum() for grad in grads]
+        total = self.dist.all_reduce_sum(torch.stack(sums).sum() if sums else torch.zeros(())).sqrt()
+        total = total / scale
+        if max_norm is not None or scale != 1.0:
+            shrink = 1.0 if max_norm is None else (max_norm / (total + 1e-6)).clamp(max=1.0)
+            for grad in self._every_grad():
+                grad.mul_(shrink / scale)
         return total
 
+    def _every_grad(self) -> list[Tensor]:
+        """The sums that this process will use: its share, and what all processes update alike."""
+        entries = [entry for adamw in self.adamws for entry in adamw.entries.values()]
+        found = [stack.grad for muon in self.muons for stack in muon.stacks]
+        return found + [entry.grad for entry in entries if entry.grad is not None]
+
     def step(self, lr_mult: float = 1.0, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
-        """Update all parameters. The decay is Muon's; AdamW's groups have none."""
+        """Update all parameters. The decay is Muon's; AdamW's groups have their own."""
+        self.collect()
         for muon in self.muons:
             muon.step(lr_mult, momentum, weight_decay)
         for adamw in self.adamws:
             adamw.step(lr_mult)
+        self._grads = None
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
+        self._grads = None
         for param in self.params:
             param.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the whole state as named tensors, ready for safetensors."""
+        """Return the whole state as named tensors, ready for safetensors. Every process must call it."""
         return {name: tensor for part in (*self.muons, *self.adamws) for name, tensor in part.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -70,16 +124,42 @@ class MuonAdamW:
 
 
 def build(
-    groups: Sequence[ParamGroup], settings: OptimSettings, dist: Dist | None = None, *, precision: str = "bf16"
+    groups: Sequence[ParamGroup],
+    settings: OptimSettings,
+    dist: Dist | None = None,
+    *,
+    precision: str = "bf16",
+    batch_scale: float = 1.0,
 ) -> MuonAdamW:
     """Return the optimizer of a model's groups. `precision` is that of Muon's matrix products ("bf16" or "fp32").
 
-    Every process of `dist` holds the whole state and makes the same step from the same reduced gradients.
+    `batch_scale` multiplies the rates of all groups that depend on the batch size.
     """
-    return MuonAdamW(groups, settings, {"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale)
 
 
-def _settled(rate: float | None) -> float:
+def _variant(settings: OptimSettings, dtype: torch.dtype) -> Variant:
+    return Variant(
+        eq=bool(settings.muon_eq),
+        plus=bool(settings.muon_plus),
+        beta2=settings.normuon_beta2 if settings.normuon else None,
+        cautious=bool(settings.cautious_decay),
+        coefficients=NEWTON_SCHULZ if settings.polar == "newton-schulz" else POLAR_EXPRESS,
+        dtype=dtype,
+    )
+
+
+def _rate(settings: OptimSettings, role: Role) -> float:
+    rates = {
+        "matrix": settings.matrix_lr,
+        "embedding": settings.embedding_lr,
+        "unembedding": settings.unembedding_lr,
+        "value_embedding": settings.value_embedding_lr,
+        "residual": settings.residual_lr,
+        "skip": settings.skip_lr,
+        "gate": settings.gate_lr,
+    }
+    rate = rates[role]
     if rate is None:
-        raise ConfigError("a learning rate is not settled", hint="start training through `nanochat train`")
+        raise ConfigError(f"a learning rate is not settled: {role}", hint="start training through `nanochat train`")
     return rate

@@ -143,4 +143,5 @@ def execution(stage: StageRecord) -> str:
     if not isinstance(told, dict) or not told.get("dtype"):
         return ""
     compiled = "compiled" if told.get("compile") else "not compiled"
-    return f"{told['dtype']}, {told.get('attention', '?')} attention, {compiled}"
+    narrow = " with FP8" if told.get("fp8") else ""
+    return f"{told['dtype']}{narrow}, {told.get('attention', '?')} attention, {compiled}"

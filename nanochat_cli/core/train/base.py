@@ -20,10 +20,10 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
     """Train a new model on a corpus and return the result in numbers. Every automatic size of `cfg` is settled."""
     corpus = Corpus.open(cfg.corpus.data or "")
     tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or corpus.name))
-    batch = stage.settled(cfg.batch)
     net = planning.model_shape(cfg, vocab_size=tokenizer.vocab_size, max_seq_len=cfg.model.max_seq_len or 0)
     model = build(net, seed=cfg.compute.seed, device=dist.device)
-    rows = data.text_rows(corpus, tokenizer, net.max_seq_len, dist, log)
+    batch = stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
+    rows = data.text_rows(corpus, tokenizer, net.max_seq_len, dist, log, packing_by=cfg.corpus.packing)
     batches = Batches(rows.train, rows_per_step=batch.total // net.max_seq_len, seed=cfg.compute.seed)
     num_steps = planning.num_iterations(cfg, net)
     planned = num_steps * batch.total
@@ -46,4 +46,5 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
         how=how,
         hooks=hooks.for_text(cfg.eval, model, tokenizer, rows, dist, batch.device),
         facts={"data": rows.facts, "parent": None},
+        prefetch=True,
     )

@@ -17,9 +17,9 @@ from nanochat_cli.core.train import stage
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
     """Measure the kernels that base training would choose from and return the best speed in tokens per second."""
     tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or ""))
-    batch = stage.settled(cfg.batch)
     net = planning.model_shape(cfg, vocab_size=tokenizer.vocab_size, max_seq_len=cfg.model.max_seq_len or 0)
-    planned = (cfg.horizon.num_iterations or 1) * batch.total
     model = build(net, seed=cfg.compute.seed, device=dist.device)
+    batch = stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
+    planned = (cfg.horizon.num_iterations or 1) * batch.total
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     return {"tokens_per_s": max(how.tokens_per_s.values()), "measured": how.tokens_per_s}

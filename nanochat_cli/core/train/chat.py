@@ -15,7 +15,7 @@ from nanochat_cli.core.train import data, hooks, schedule, stage
 def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tokens: bool) -> dict[str, Any]:
     """Train a model on chats, with a fresh optimizer, and return the result. Automatic sizes of `cfg` are settled."""
     model, tokenizer, origin = stage.source_model(cfg.source, run.stage, dist, log)
-    seq_len, batch = model.config.max_seq_len, stage.settled(cfg.batch)
+    seq_len, batch = model.config.max_seq_len, stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
     rows = data.chat_rows(cfg.chats.data, tokenizer, seq_len, log, all_tokens=all_tokens)
     batches = Batches(rows.train, rows_per_step=batch.total // seq_len, seed=cfg.compute.seed)
     horizon = schedule.epoch_horizon(
@@ -52,4 +52,5 @@ def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tok
         how=how,
         hooks=hooks.for_chat(cfg.eval, model, tokenizer, rows, dist, batch.device),
         facts={"data": rows.facts, "horizon": horizon.reason, "parent": origin.as_parent()},
+        prefetch=True,
     )

@@ -12,7 +12,7 @@ from nanochat_cli.core import files, planning
 from nanochat_cli.core.data import packing, tokens
 from nanochat_cli.core.data.chats import read_chats
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.data.packing import PackedRows
+from nanochat_cli.core.data.packing import PackedRows, Packing
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
@@ -46,15 +46,28 @@ class ChatRows:
     facts: dict[str, Any]
 
 
-def text_rows(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, dist: Dist, log: Log) -> TextRows:
-    """Return the corpus as rows of `seq_len` + 1 tokens; the main process tokenizes it if that was not done before."""
-    if dist.is_main:
-        tokens.ensure(corpus, tokenizer, log)
-    dist.barrier()
+def text_rows(
+    corpus: Corpus, tokenizer: Tokenizer, seq_len: int, dist: Dist, log: Log, *, packing_by: Packing = "whole"
+) -> TextRows:
+    """Return the corpus as rows of `seq_len` + 1 tokens.
+
+    The main process tokenizes it if that was not done before, and then the first one of each machine that does not
+    share the main one's disk. `packing_by` is for the training rows. Validation drops nothing, so that its losses
+    compare whatever was trained on.
+    """
+    for my_turn in (dist.is_main, dist.is_first_here and not dist.is_main):
+        if my_turn:
+            tokens.ensure(corpus, tokenizer, log if dist.is_main else NULL)
+        dist.barrier()
     token_set = tokens.ensure(corpus, tokenizer, log, verify=False)
     val = token_set.split("val")
+    train = packing.pack_documents(token_set.split("train"), seq_len + 1, packing_by)
+    log.note(
+        f"{train.num_rows:,} rows, packing {packing_by}: {train.dropped_fraction:.1%} of the tokens dropped, "
+        f"{train.padding_fraction:.2%} of the slots padding"
+    )
     return TextRows(
-        train=packing.pack_documents(token_set.split("train"), seq_len + 1),
+        train=train,
         val=packing.pack_documents(val, seq_len + 1),
         beginnings=_beginnings(val, tokenizer),
         facts={
@@ -62,6 +75,11 @@ def text_rows(corpus: Corpus, tokenizer: Tokenizer, seq_len: int, dist: Dist, lo
             "fingerprint": corpus.fingerprint,
             "train_tokens": token_set.split("train").num_tokens,
             "val_tokens": val.num_tokens,
+            "packing": packing_by,
+            "rows": train.num_rows,
+            "dropped_tokens": train.dropped_tokens,
+            "dropped_fraction": round(train.dropped_fraction, 4),
+            "padding_fraction": round(train.padding_fraction, 4),
         },
     )
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_cli.core.errors import Diverged
 
 
-def check_finite(step: int, loss: float, grad_norm: float, last_saved: int | None) -> None:
-    """Raise Diverged, naming the step, if the loss or the gradient is not a number. The weights are still good then."""
+def check_finite(
+    step: int, loss: float, grad_norm: float, last_saved: int | None, where: Callable[[], str | None] = lambda: None
+) -> None:
+    """Raise Diverged, naming the step, if the loss or the gradient is not a number. The weights are still good then.
+
+    `where` is asked only then, for words that lead to the batch.
+    """
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {grad_norm}"
     kept = f"step {last_saved} is saved and good; " if last_saved is not None else ""
+    rows = where()
     raise Diverged(
-        f"training diverged at step {step + 1}: {what}", hint=f"{kept}try lower learning rates or --grad-clip 1.0"
+        f"training diverged at step {step + 1}: {what}" + (f" ({rows})" if rows else ""),
+        hint=f"{kept}try lower learning rates or --grad-clip 1.0, and look at those rows if it happens there again",
     )
 
 

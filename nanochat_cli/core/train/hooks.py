@@ -15,6 +15,7 @@ from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.settings import EvalSection
 from nanochat_cli.core.tokenizer.conversation import Conversation, render_prompt
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.core.train import device_batch
 from nanochat_cli.core.train.data import ChatRows, TextRows
 from nanochat_cli.core.train.loop import Hook
 
@@ -48,7 +49,7 @@ class Bpb:
         batches = bpb.row_batches(
             self._rows, self._batch_size, limit=self._limit, rank=dist.rank, world=dist.world, device=dist.device
         )
-        found = bpb.measure(self._model, batches, self._token_bytes, dist)
+        found = bpb.measure(device_batch.Fitting(self._model), batches, self._token_bytes, dist)
         log.emit("eval", step=step, metric="val_bpb", value=found.bpb, bytes=found.bytes, val_loss=found.nats_per_token)
         return {"val_bpb": found.bpb}
 
@@ -76,17 +77,29 @@ class Samples:
     def run(self, step: int, log: Log) -> dict[str, float]:
         if not self._dist.is_main:
             return {}
+        try:
+            replies = self._continued()
+        except Exception as problem:
+            if not device_batch.is_oom(problem):
+                raise
+            # Said here: the other processes do not wait for samples, so this is no reason for all of them to end.
+            log.warning(f"no memory to write samples at step {step}, training goes on")
+            return {}
+        finally:
+            device_batch.release(self._dist.device)  # the cache of keys and values, whose memory the next step needs
+        for (prompt, _), ids in zip(self._prompts, replies, strict=True):
+            body = [token for token in ids if token not in self._stop_ids]
+            log.emit("sample", step=step, prompt=prompt, text=self._tokenizer.decode(body))
+        return {}
+
+    def _continued(self) -> list[list[int]]:
         with torch.no_grad():
-            replies = generate(
+            return generate(
                 self._model,
                 [ids for _, ids in self._prompts],
                 max_new_tokens=_SAMPLE_TOKENS,
                 stop_ids=self._stop_ids,
             )
-        for (prompt, _), ids in zip(self._prompts, replies, strict=True):
-            body = [token for token in ids if token not in self._stop_ids]
-            log.emit("sample", step=step, prompt=prompt, text=self._tokenizer.decode(body))
-        return {}
 
 
 def for_text(

@@ -18,25 +18,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from nanochat_cli.core import checkpoint
+from nanochat_cli.core import checkpoint, devices
 from nanochat_cli.core.checkpoint import Loaded
 from nanochat_cli.core.dist import Dist
-from nanochat_cli.core.errors import NanochatError
+from nanochat_cli.core.errors import PeerFailed
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.models.base import LanguageModel
-from nanochat_cli.core.train import guards
+from nanochat_cli.core.train import blame, device_batch, gradient, guards
+from nanochat_cli.core.train.gradient import Gradient, Losses, Micro
+from nanochat_cli.core.train.precision import Scaler
 from nanochat_cli.core.train.schedule import Schedule
+from nanochat_cli.core.train.stall import Stall
 
-Micro = Sequence[Tensor]
-"""x_BT and y_BT int64 (y -1 = no target), and optionally w_BT, a weight on each target's loss."""
-Losses = Callable[[Tensor, Tensor], Tensor]
 _COLLECT_EVERY = 500
 
 
 class Batches(Protocol):
-    """Where rows come from: a pure function of the step (and, for rollouts, of the weights at that step)."""
+    """Where rows come from: a pure function of the step (and, for rollouts, of the weights at that step).
+
+    The latter have an attribute `made_by_the_model`. A micro-batch may be a `loader.Counted`, which spares counting.
+    """
 
     def step(self, step: int, rank: int = 0, world: int = 1, device_batch_size: int | None = None) -> Sequence[Micro]:
         """This rank's micro-batches of the global batch of `step`."""
@@ -46,8 +49,9 @@ class Batches(Protocol):
 class Optimizer(Protocol):
     """The part of `optim.MuonAdamW` that is used here."""
 
-    def clip(self, max_norm: float | None) -> Tensor: ...
+    def clip(self, max_norm: float | None, scale: float = 1.0) -> Tensor: ...
     def step(self, lr_mult: float, momentum: float, weight_decay: float) -> None: ...
+    def zero_grad(self) -> None: ...
     def state_dict(self) -> dict[str, Tensor]: ...
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
@@ -82,6 +86,11 @@ class Job:
     save_every: int | None = None
     keep_last: int = 2
     hooks: Sequence[Hook] = ()
+    flops_per_token: float = 0.0
+    gpu: devices.Device | None = None
+    """What each process computes on, if it is one whose peak is known: then steps tell their MFU."""
+    on_fewer_rows: Callable[[int], None] | None = None
+    """Told by every process when `device_batch_size` rows ceased to fit, so that a resume starts with what does."""
 
 
 def train(job: Job, dist: Dist, log: Log, resumed: Loaded | None = None) -> dict[str, Any]:
@@ -97,43 +106,6 @@ def train(job: Job, dist: Dist, log: Log, resumed: Loaded | None = None) -> dict
         return run.to_the_end()
 
 
-@dataclass(frozen=True)
-class Gradient:
-    """What the gradients in `.grad` stand for: the mean loss over `targets`, found by reading `tokens` positions."""
-
-    loss: float
-    targets: int
-    tokens: int
-
-
-def accumulate(losses: Losses, params: Sequence[nn.Parameter], micros: Sequence[Micro], dist: Dist) -> Gradient:
-    """Leave the gradient of the global batch's mean loss in `.grad` and return what it stands for.
-
-    `micros` is this rank's share; a share, or a whole batch, without any target is safe (and gives no gradient).
-    """
-    device = dist.device
-    mine = [sum(int((micro[1] >= 0).sum()) for micro in micros), sum(micro[0].numel() for micro in micros)]
-    count, tokens = dist.all_reduce_sum(torch.tensor(mine, device=device)).tolist()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    if count == 0:
-        return Gradient(0.0, 0, tokens)
-    for x_BT, y_BT, *weight in micros:
-        if not bool((y_BT >= 0).any()):
-            continue
-        loss_BT = losses(x_BT.to(device), y_BT.to(device))
-        if weight:
-            loss_BT = loss_BT * weight[0].to(device)
-        loss = loss_BT.sum()
-        (loss / count).backward()
-        total += loss.detach()
-    if dist.world > 1:
-        for param in params:  # a rank without rows takes part in the sum all the same
-            if param.grad is None:
-                param.grad = torch.zeros_like(param)
-        dist.sum_gradients(params)
-    return Gradient(dist.all_reduce_sum(total).item() / count, count, tokens)
-
-
 class _Run:
     """A job on its way: the number of updates done, and what has been measured so far."""
 
@@ -141,11 +113,15 @@ class _Run:
         self.job, self.dist, self.log = job, dist, log
         self.params = [param for param in job.model.parameters() if param.requires_grad]
         self.step = self.tokens = 0
+        self.rows = job.device_batch_size
         self.last_saved: int | None = None
+        self.scaler = Scaler(job.model.precision, log)
         self.seconds = 0.0
         self.step_seconds = 0.0
-        self.timed = False
+        self.waited = 0.0  # for the rows of this step
+        self.timed = self.stop_vote = False
         self.smooth = guards.SmoothLoss()
+        self.stall = None if getattr(job.batches, "made_by_the_model", False) else Stall(log)
         self.metrics: dict[str, float] = {}
 
     def restore(self, saved: Loaded) -> None:
@@ -156,6 +132,7 @@ class _Run:
         self.tokens = saved.state.get("cursor", {}).get("tokens", 0)
         self.seconds = saved.state.get("seconds", 0.0)
         self.smooth = guards.SmoothLoss(**saved.state.get("smooth_loss", {}))
+        self.scaler.restore(saved.state.get("scaler", {}))
         self.metrics = dict(saved.state.get("metrics", {}))
         self.log.emit("resumed", step=saved.step)
 
@@ -167,7 +144,7 @@ class _Run:
             self._run_hooks(lambda hook: hook.at_start)
         while self.step < num_steps:
             self._update()
-            stop = self.dist.any(guards.stop_requested(job.stage_dir))
+            stop = self._stop_requested()
             at_end = self.step == num_steps
             if stop or at_end or _due(job.save_every, self.step):
                 self._save()
@@ -185,22 +162,69 @@ class _Run:
         """One step: rows, gradient, checks, new weights, one event."""
         began = time.perf_counter()
         job, dist, step = self.job, self.dist, self.step
-        _reseed(job.seed, step, dist.rank)
-        micros = job.batches.step(step, dist.rank, dist.world, job.device_batch_size)
-        found = accumulate(job.losses, self.params, micros, dist)
-        grad_norm = job.optimizer.clip(job.grad_clip or None).item() if found.targets else 0.0
-        guards.check_finite(step, found.loss, grad_norm, self.last_saved)
+        found, grad_norm = self._gradient()
+        self.stop_vote = found.vote
+
+        def where() -> str | None:
+            return blame.where(job.batches, step, self.rows, found.parts, dist, loss=found.loss)
+
+        guards.check_finite(step, found.loss, 0.0, self.last_saved, where)
+        usable = bool(found.targets) and self.scaler.accepts(grad_norm, step, self.last_saved)
+        grad_norm = grad_norm if usable else 0.0
+        guards.check_finite(step, found.loss, grad_norm, self.last_saved, where)
         lr_mult = job.schedule.lr(step)
-        if found.targets:
+        if usable:
             job.optimizer.step(lr_mult, job.schedule.momentum(step), job.schedule.weight_decay(step))
             job.model.after_step()
             self.smooth.update(found.loss)
-        else:
+        elif not found.targets:
             self.log.warning(f"step {step + 1} had nothing to learn from: no target in its batch")
-        job.model.zero_grad(set_to_none=True)
+        job.optimizer.zero_grad()
         self.step += 1
         self.tokens += found.tokens
         self._tell(time.perf_counter() - began, found, lr_mult, grad_norm)
+
+    def _gradient(self) -> tuple[Gradient, float]:
+        """The gradient of this step's batch and its norm.
+
+        Where memory runs out, the same rows are cut smaller from here on.
+        """
+        job, dist, step = self.job, self.dist, self.step
+        _reseed(job.seed, step, dist.rank)
+        began = time.perf_counter()
+        micros = job.batches.step(step, dist.rank, dist.world, self.rows)
+        self.waited = time.perf_counter() - began
+        asked = guards.stop_requested(job.stage_dir)
+        while True:
+            try:
+                return self._try(micros, asked)
+            except device_batch.DoesNotFit as problem:
+                said = str(problem)
+            job.optimizer.zero_grad()
+            device_batch.release(dist.device)
+            self._take_fewer_rows(said)
+            micros = device_batch.recut(micros, self.rows)
+            _reseed(job.seed, step, dist.rank)
+
+    def _try(self, micros: Sequence[Micro], asked: bool) -> tuple[Gradient, float]:
+        job = self.job
+        pending = gradient.backward(job.losses, self.params, micros, self.dist, vote=asked, scale=self.scaler.scale)
+        norm = torch.zeros(())
+        if pending.has_gradient:
+            norm = job.optimizer.clip(job.grad_clip or None, self.scaler.scale)
+        found, (grad_norm,) = pending.read(norm)
+        return found, grad_norm
+
+    def _take_fewer_rows(self, said: str) -> None:
+        if self.rows == 1:
+            raise device_batch.too_large(self.job.model.config, self.dist.device)
+        before, self.rows = self.rows, device_batch.at_most(self.rows, self.rows // 2)
+        self.log.warning(
+            f"step {self.step + 1} ran out of memory with {before} rows at a time: done again, as from now on, with "
+            f"{self.rows} (the same batch in smaller pieces) [{said[:200]}]"
+        )
+        if self.job.on_fewer_rows is not None:
+            self.job.on_fewer_rows(self.rows)
 
     def _tell(self, seconds: float, found: Gradient, lr_mult: float, grad_norm: float) -> None:
         job = self.job
@@ -209,7 +233,10 @@ class _Run:
         first, self.timed = not self.timed, True
         if not first:
             self.step_seconds = 0.9 * self.step_seconds + 0.1 * seconds if self.step_seconds else seconds
+            if self.stall is not None:
+                self.stall.add(self.waited, seconds)
         extras = getattr(job.batches, "extras", None)
+        mfu = devices.mfu(job.flops_per_token, found.tokens / seconds, job.gpu, self.dist.world)
         self.log.emit(
             "step",
             step=self.step,
@@ -223,8 +250,19 @@ class _Run:
             eta_s=None if first else self.step_seconds * (job.schedule.num_steps - self.step),
             tokens=self.tokens,
             targets=found.targets,
+            **({"data_stall": self.waited / seconds} if self.stall is not None else {}),
+            **({} if mfu is None else {"mfu": mfu}),
+            **self.scaler.facts(),
             **(extras() if extras is not None else {}),
         )
+
+    def _stop_requested(self) -> bool:
+        """Whether any process was asked to stop.
+
+        Of several, each said so at the beginning of the step, along with its counts: asking for it now would make them
+        wait for one another and for their devices.
+        """
+        return self.stop_vote if self.dist.world > 1 else guards.stop_requested(self.job.stage_dir)
 
     def _save(self) -> None:
         """Write a checkpoint from the first rank; the others wait, and fail with it instead of hanging."""
@@ -237,6 +275,7 @@ class _Run:
                 "cursor": {"step": self.step, "tokens": self.tokens},
                 "seconds": self.seconds,
                 "smooth_loss": self.smooth.state(),
+                "scaler": self.scaler.state(),
                 "metrics": self.metrics,
             }
             try:
@@ -257,7 +296,7 @@ class _Run:
         if problem is not None:
             raise problem
         if failed:
-            raise NanochatError(f"the first process could not save step {self.step}")
+            raise PeerFailed(f"the first process could not save step {self.step}")
         self.last_saved = self.step
 
     def _run_hooks(self, wanted: Callable[[Hook], bool]) -> None:
@@ -286,6 +325,7 @@ class _Run:
             "tokens": self.tokens,
             "train_seconds": round(self.seconds, 2),
             "tokens_per_s": round(self.tokens / self.seconds) if self.seconds else None,
+            **({"data_stall": self.stall.average} if self.stall is not None else {}),
             **self.metrics,
         }
 

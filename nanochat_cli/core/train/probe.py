@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.build import build
 from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.settings import ComputeSection, OptimSection
+from nanochat_cli.core.train import compile_ahead, device_batch, precision
 
 _ROUNDS = 3
 _BUDGET_S = 6.0  # no further round of timing starts after this long; every candidate has had its first step by then
@@ -50,6 +50,7 @@ class Execution:
     dtype: str
     attention: str
     compile: bool
+    fp8: bool = False
     tokens_per_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -71,7 +72,7 @@ def choose(
 ) -> Execution:
     """Return the fastest allowed way to train this shape, measured now or remembered from an equal measurement.
 
-    What `requested` fixes is not varied. Raises EnvironmentLacks if compilation was asked for and fails.
+    What `requested` fixes is not varied. Compiling that fails, or takes too long, is left out with a warning.
     """
     device = device or torch.device("cpu")
     memory = _Memory(cache_path, _key(config, device_batch_size, threads, device))
@@ -85,13 +86,17 @@ def choose(
     pays_s = _COMPILED_BEFORE_PAYS_S if before else _COMPILE_PAYS_S
     if _wants_compile(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
         best = _compiled_if_faster(best, bench, memory, requested, log)
-    log.note(f"computing in {best.dtype}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
-    return replace(best, tokens_per_s=dict(memory.speeds))
+    narrow = precision.use_fp8(
+        requested.fp8, device, n_layer=config.n_layer, dtype=best.dtype, compiled=best.compile, log=log
+    )
+    words = f"{best.dtype}{' with FP8 products' if narrow else ''}"
+    log.note(f"computing in {words}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
+    return replace(best, fp8=narrow, tokens_per_s=dict(memory.speeds))
 
 
 def _candidates(config: ModelConfig, requested: ComputeSection, device: torch.device) -> list[Execution]:
     """The allowed combinations. fp32 comes first: it is never hopeless, and bf16 without the instructions is."""
-    dtypes = ("fp32", "bf16") if requested.precision == "auto" else (requested.precision,)
+    dtypes = precision.candidates(device) if requested.precision == "auto" else (requested.precision,)
     forms = ("matmul", "fused") if requested.attention == "auto" else (requested.attention,)
     if requested.attention == "auto" and (device.type != "cpu" or config.max_seq_len > _LONGEST_MATMUL):
         forms = ("fused",)
@@ -124,13 +129,12 @@ def _kernels_are_kept() -> bool:
 
 
 def _wants_compile(pays: bool, bench: _Bench, requested: ComputeSection, log: Log) -> bool:
-    """Whether to try: only if it can pay and a compiler is there, or if it was asked for."""
-    if requested.compile != "auto":
-        return requested.compile == "on"
-    if not pays:
+    """Whether to try: only if it can pay or was asked for, and if what it needs is there."""
+    if requested.compile == "off" or (requested.compile == "auto" and not pays):
         return False
-    if bench.device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++"))):
-        log.note("no C++ compiler found: not compiling (it would train faster with one)")
+    if lacks := compile_ahead.missing(bench.device):
+        tell = log.warning if requested.compile == "on" else log.note
+        tell(f"not compiling, for which this machine lacks {lacks} (it would train faster with it)")
         return False
     return True
 
@@ -139,6 +143,12 @@ def _compiled_if_faster(
     best: Execution, bench: _Bench, memory: _Memory, requested: ComputeSection, log: Log
 ) -> Execution:
     compiled = replace(best, compile=True)
+    if memory.gains.get(compiled.name, 9.0) <= _COMPILED_MUST_GAIN and requested.compile != "on":
+        return best
+    problem = compile_ahead.prepare(bench.config, compiled, bench.rows, bench.device, requested.compile_limit_s)
+    if problem is not None:
+        log.warning(f"compiling {problem}: training goes on without it, and slower")
+        return best
     if compiled.name not in memory.gains:
         began = time.perf_counter()
         try:
@@ -146,10 +156,9 @@ def _compiled_if_faster(
         except NanochatError:
             raise
         except Exception as problem:  # whatever the compiler stumbles over, training can go on without it
-            if requested.compile == "on":
-                raise EnvironmentLacks(
-                    f"compiling failed: {first_line(problem)}", hint="add --compile off"
-                ) from problem
+            if device_batch.is_oom(problem):
+                log.note("no memory to time compiled code beside uncompiled: compiling without a comparison")
+                return compiled
             log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
             return best
         # The eager speed of this race is not kept: only what ran in one race can be compared, and a busy minute here
@@ -166,13 +175,25 @@ def first_line(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {said[0][:200]}" if said else type(problem).__name__
 
 
+def remembered(
+    config: ModelConfig, *, device_batch_size: int, threads: int, cache_path: Path, device: torch.device | None = None
+) -> dict[str, float]:
+    """Return the speeds in tokens per second that `choose` measured for this shape and machine; empty if it has not."""
+    return _Memory(cache_path, _key(config, device_batch_size, threads, device or torch.device("cpu"))).speeds
+
+
 class TrainingLosses:
     """The model's loss function as a stage calls it: compiled if chosen, and eager after all if that fails."""
 
     def __init__(self, model: LanguageModel, how: Execution, log: Log) -> None:
         self._eager, self._log = model.losses, log
-        self._call = torch.compile(model.losses, dynamic=False) if how.compile else model.losses
+        self._call = torch.compile(self._eager, dynamic=False) if how.compile else self._eager
         self._unproven = how.compile
+
+    @property
+    def compiled(self) -> bool:
+        """Whether compiled code runs: False after it failed."""
+        return self._call is not self._eager
 
     def __call__(self, idx_BT: Tensor, target_BT: Tensor) -> Tensor:
         """Return the loss of each target, as `LanguageModel.losses`."""
@@ -180,9 +201,9 @@ class TrainingLosses:
             return self._call(idx_BT, target_BT)
         try:
             loss_BT = self._call(idx_BT, target_BT)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as problem:
+            if device_batch.is_oom(problem):
+                raise
             self._log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
             self._call = self._eager
             loss_BT = self._eager(idx_BT, target_BT)
@@ -256,9 +277,8 @@ class _Bench:
         for how in candidates:
             if how.dtype in hopeless:
                 continue
-            runner = _Runner(self, how)
             limit = float("inf") if how.compile else _HOPELESS * min(seconds.values(), default=float("inf"))
-            first = runner.seconds()
+            runner, first = self._started(how, runners)
             seconds[how.name] = first if first > _BEYOND_DOUBT * limit else runner.seconds()
             if seconds[how.name] > limit:
                 hopeless.add(how.dtype)
@@ -271,6 +291,19 @@ class _Bench:
                 seconds[name] = min(seconds[name], runner.seconds())
         slowest = max(seconds.values())  # what was not run because its dtype is hopeless counts as no better
         return {how.name: self.tokens(how) / seconds.get(how.name, slowest) for how in candidates}
+
+    def _started(self, how: Execution, others: dict[str, _Runner]) -> tuple[_Runner, float]:
+        """A candidate and its first step's seconds. Where memory is short, the others give way; their times stay."""
+        try:
+            runner = _Runner(self, how)
+            return runner, runner.seconds()
+        except Exception as problem:
+            if not device_batch.is_oom(problem) or not others:
+                raise
+        others.clear()
+        device_batch.release(self.device)
+        runner = _Runner(self, how)
+        return runner, runner.seconds()
 
     def num_rows(self, how: Execution) -> int:
         """Rows of a timed step. Compiled code is made for its number of rows, so there it must be the real one."""
@@ -288,11 +321,10 @@ class _Runner:
     def __init__(self, bench: _Bench, how: Execution) -> None:
         self.device, self.model = bench.device, prepared(bench.config, how, bench.device)
         groups = self.model.param_groups()
-        self.optimizer = optim.build(groups, OptimSection(), Dist(device=self.device), precision=how.dtype)
+        dtype = precision.of_optimizer(how.dtype)
+        self.optimizer = optim.build(groups, OptimSection(), Dist(device=self.device), precision=dtype)
         self.losses = torch.compile(self.model.losses, dynamic=False) if how.compile else self.model.losses
-        shape = (bench.num_rows(how), bench.config.max_seq_len + 1)
-        ids = torch.randint(bench.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-        self.x_BT, self.y_BT = (part.contiguous().to(self.device) for part in (ids[:, :-1], ids[:, 1:]))
+        self.x_BT, self.y_BT = _random_batch(bench.config, bench.num_rows(how), self.device)
 
     def seconds(self) -> float:
         """Do one step and return how long it took."""
@@ -307,13 +339,28 @@ class _Runner:
         return time.perf_counter() - began
 
 
+def _random_batch(config: ModelConfig, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    shape = (rows, config.max_seq_len + 1)
+    ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    x_BT, y_BT = (part.contiguous().to(device) for part in (ids[:, :-1], ids[:, 1:]))
+    return x_BT, y_BT
+
+
+def compile_once(config: ModelConfig, how: Execution, rows: int, device: torch.device) -> None:
+    """Compile a training step and run it forwards and backwards, for what that leaves in the cache of kernels."""
+    losses = torch.compile(prepared(config, how, device).losses, dynamic=False)
+    loss: Tensor = losses(*_random_batch(config, rows, device)).sum()
+    loss.backward()
+
+
 def prepared(config: ModelConfig, how: Execution, device: torch.device) -> LanguageModel:
     """Return a model of this shape that computes in this way, with every weight drawn (a fresh head is all zero)."""
     model = build(config, seed=0, device=device)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * weight.size(-1) ** -0.5)
+            fan_in = weight.size(-1) if weight.dim() else 1
+            weight.copy_(torch.randn(weight.shape, generator=generator) * fan_in**-0.5)
     model.set_precision(how.dtype)
     model.set_attention(how.attention)
     return model

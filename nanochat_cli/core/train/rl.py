@@ -16,7 +16,7 @@ from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import RlConfig, RlSection
 from nanochat_cli.core.tasks.base import Task, open_task
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import data, stage
+from nanochat_cli.core.train import data, device_batch, stage
 from nanochat_cli.core.train.rollouts import Plan, Questions, Rollouts, as_event, counter_seed, of_families
 
 _ROWS_PER_PASS = 32
@@ -84,6 +84,7 @@ class Player:
     def __init__(self, model: LanguageModel, tokenizer: Tokenizer, rl: RlSection) -> None:
         self.model, self.tokenizer, self.rl = model, tokenizer, rl
         self.stop_ids = {tokenizer.special("assistant_end"), tokenizer.bos_id}
+        self.at_a_time = _REPLIES_AT_A_TIME
 
     def sample(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
         """Return one sampled reply to each prompt."""
@@ -101,17 +102,24 @@ class Player:
         context = self.model.config.max_seq_len
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) < context]
         replies: list[list[int]] = [[] for _ in prompts]
-        written = generate(
-            self.model,
-            [prompts[i] for i in fits],
-            seeds=None if seeds is None else [seeds[i] for i in fits],
-            stop_ids=self.stop_ids,
-            batch_size=_REPLIES_AT_A_TIME,
-            **options,
-        )
+        own_seeds = None if seeds is None else [seeds[i] for i in fits]
+        written = self._written([prompts[i] for i in fits], own_seeds, **options)
         for i, reply in zip(fits, written, strict=True):
             replies[i] = reply[: context - len(prompts[i])]
         return replies
+
+    def _written(self, prompts: list[list[int]], seeds: list[int] | None, **options: Any) -> list[list[int]]:
+        """Replies as the engine writes them, half as many at a time from where memory runs out."""
+        while True:
+            try:
+                return generate(
+                    self.model, prompts, seeds=seeds, stop_ids=self.stop_ids, batch_size=self.at_a_time, **options
+                )
+            except Exception as problem:
+                if not device_batch.is_oom(problem) or self.at_a_time == 1:
+                    raise
+            self.at_a_time //= 2
+            device_batch.release(self.model.device)
 
 
 class Exam:

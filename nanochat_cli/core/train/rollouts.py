@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_cli.core.data.loader import IGNORE, Batches
+from nanochat_cli.core.data.loader import IGNORE, Batches, count_targets
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.tasks.base import Task
@@ -103,6 +103,8 @@ class Plan:
 class Rollouts:
     """Training batches made of sampled answers, and of supervised rows that keep other skills."""
 
+    made_by_the_model = True  # with its present weights: never made in advance, and making them is no waiting for data
+
     def __init__(
         self,
         plan: Plan,
@@ -181,7 +183,7 @@ class Rollouts:
         sums = [
             sum(len(r.reply) for r in every),
             sum(len(r.reply) for r, _ in rows),
-            sum(int((micro[1] != IGNORE).sum()) for micro in supervised),
+            sum(map(count_targets, supervised)),
             len(every),
             sum(r.reward for r in every),
             sum(not advantages(group) for group in groups),

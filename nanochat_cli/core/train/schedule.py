@@ -5,8 +5,9 @@ Steps are optimizer steps and count from 0; step `s` uses the values for `s` and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 MOMENTUM_START = 0.85
 
@@ -25,22 +26,38 @@ def lr_multiplier(step: int, num_steps: int, *, warmup: int, warmdown: int, floo
     return 1.0 if left >= warmdown else floor + (1.0 - floor) * left / warmdown
 
 
-def muon_momentum(step: int, num_steps: int, *, end: float = 0.95, ramp: int = 300) -> float:
-    """Return Muon's momentum: linear from 0.85 to `end` over `ramp` steps, at most a third of the run."""
+def muon_momentum(
+    step: int, num_steps: int, *, peak: float = 0.95, ramp: int = 300, end: float | None = None, warmdown: int = 0
+) -> float:
+    """Return Muon's momentum: linear from 0.85 to `peak` over `ramp` steps, then to `end` while rates fall.
+
+    The ramp takes at most a third of the run; where the two overlap, it counts.
+    """
     ramp = min(ramp, num_steps // 3)
-    if step >= ramp or end <= MOMENTUM_START:
-        return end
-    return MOMENTUM_START + (end - MOMENTUM_START) * step / ramp
+    if step < ramp and peak > MOMENTUM_START:
+        return MOMENTUM_START + (peak - MOMENTUM_START) * step / ramp
+    left = max(0, num_steps - step)
+    if end is None or left >= warmdown:
+        return peak
+    return end + (peak - end) * left / warmdown
 
 
-def weight_decay(step: int, num_steps: int, *, start: float) -> float:
-    """Return the weight decay: linear from `start` to nothing at the end, as decay matters while rates are high."""
-    return start * max(0.0, 1.0 - step / num_steps)
+DecayShape = Literal["cosine", "linear", "constant"]
+
+
+def weight_decay(step: int, num_steps: int, *, start: float, shape: DecayShape = "linear") -> float:
+    """Return the weight decay: from `start` to nothing at the end, as decay matters while rates are high."""
+    done = min(1.0, step / num_steps)
+    if shape == "constant":
+        return start
+    return start * (0.5 * (1 + math.cos(math.pi * done)) if shape == "cosine" else 1.0 - done)
 
 
 class OptimOptions(Protocol):
     """The part of `settings.OptimSection` that is used here."""
 
+    @property
+    def warmup_steps(self) -> int: ...
     @property
     def warmup_ratio(self) -> float: ...
     @property
@@ -50,11 +67,15 @@ class OptimOptions(Protocol):
     @property
     def init_lr_frac(self) -> float: ...
     @property
-    def weight_decay(self) -> float: ...
+    def weight_decay(self) -> float | None: ...
+    @property
+    def decay_shape(self) -> DecayShape: ...
     @property
     def momentum(self) -> float: ...
     @property
     def momentum_ramp(self) -> int: ...
+    @property
+    def momentum_end(self) -> float | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +87,11 @@ class Schedule:
     warmdown: int = 0
     floor: float = 0.0
     peak: float = 1.0
-    momentum_end: float = 0.95
+    momentum_peak: float = 0.95
     momentum_ramp: int = 300
+    momentum_end: float | None = None
     decay: float = 0.0
+    decay_shape: DecayShape = "linear"
 
     def lr(self, step: int) -> float:
         """Return the factor on every learning rate at `step`."""
@@ -77,25 +100,37 @@ class Schedule:
 
     def momentum(self, step: int) -> float:
         """Return Muon's momentum at `step`."""
-        return muon_momentum(step, self.num_steps, end=self.momentum_end, ramp=self.momentum_ramp)
+        return muon_momentum(
+            step,
+            self.num_steps,
+            peak=self.momentum_peak,
+            ramp=self.momentum_ramp,
+            end=self.momentum_end,
+            warmdown=self.warmdown,
+        )
 
     def weight_decay(self, step: int) -> float:
         """Return the weight decay at `step`."""
-        return weight_decay(step, self.num_steps, start=self.decay)
+        return weight_decay(step, self.num_steps, start=self.decay, shape=self.decay_shape)
 
 
 def plan(num_steps: int, optim: OptimOptions) -> Schedule:
-    """Return the curves for a run of `num_steps`; where the ratios overlap, the ramp up wins."""
-    warmup = min(num_steps, round(optim.warmup_ratio * num_steps))
+    """Return the curves for a run of `num_steps`; where the ramps overlap, the ramp up wins.
+
+    A ramp up given in steps takes at most a tenth of the run, so that a short run is more than its beginning.
+    """
+    warmup = min(num_steps, max(min(optim.warmup_steps, num_steps // 10), round(optim.warmup_ratio * num_steps)))
     return Schedule(
         num_steps=num_steps,
         warmup=warmup,
         warmdown=min(num_steps - warmup, round(optim.warmdown_ratio * num_steps)),
         floor=optim.final_lr_frac,
         peak=optim.init_lr_frac,
-        momentum_end=optim.momentum,
+        momentum_peak=optim.momentum,
         momentum_ramp=optim.momentum_ramp,
-        decay=optim.weight_decay,
+        momentum_end=optim.momentum_end,
+        decay=optim.weight_decay or 0.0,
+        decay_shape=optim.decay_shape,
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from nanochat_cli import __version__
-from nanochat_cli.core import checkpoint, config, files, optim, paths
+from nanochat_cli.core import checkpoint, config, devices, files, optim, paths, scaling
 from nanochat_cli.core.checkpoint import Loaded, Meta
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import Log
+from nanochat_cli.core.models import fp8
 from nanochat_cli.core.models.base import LanguageModel
+from nanochat_cli.core.models.shape import flops_per_token
 from nanochat_cli.core.runs import RunContext, checkpoint_steps
 from nanochat_cli.core.settings import (
     BatchSection,
@@ -26,8 +29,9 @@ from nanochat_cli.core.settings import (
     SourceSection,
 )
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import loop, probe, schedule
+from nanochat_cli.core.train import device_batch, loop, precision, probe, schedule
 from nanochat_cli.core.train.hooks import Hook
+from nanochat_cli.core.train.prefetch import Prefetched
 from nanochat_cli.core.train.probe import Execution
 
 _EXECUTION = "execution.json"
@@ -41,11 +45,44 @@ class BatchSize:
     device: int
 
 
-def settled(batch: BatchSection) -> BatchSize:
-    """Return the batch sizes that planning has settled. Raises ConfigError if it has not."""
-    if batch.total_batch_size is None or batch.device_batch_size is None:
-        raise ConfigError("the batch sizes are not settled", hint="start training through `nanochat train`")
-    return BatchSize(batch.total_batch_size, batch.device_batch_size)
+def settled(
+    batch: BatchSection, model: LanguageModel, compute: ComputeSection, run: RunContext, dist: Dist, log: Log
+) -> BatchSize:
+    """Return the total batch as planned, and rows per pass: as before a resume, else as planned, else as they fit.
+
+    Raises ConfigError without a total batch size, and EnvironmentLacks if not one row fits.
+    """
+    if batch.total_batch_size is None:
+        raise ConfigError("the batch size is not settled", hint="start training through `nanochat train`")
+    rows = max(1, batch.total_batch_size // model.config.max_seq_len // dist.world)
+    before = _rows_before(run) if dist.is_main else 0
+    before = int(dist.broadcast(torch.tensor([before], device=dist.device)).item())
+    if before:
+        return BatchSize(batch.total_batch_size, device_batch.at_most(rows, before))
+    if batch.device_batch_size is not None:
+        return BatchSize(batch.total_batch_size, batch.device_batch_size)
+    work = device_batch.Pass.likely(rows, compute, dist.device)
+    return BatchSize(batch.total_batch_size, device_batch.choose(model, work, dist, cache_path=_rows_cache(), log=log))
+
+
+def _rows_cache() -> Path:
+    return paths.cache_dir() / "device-batch.json"
+
+
+def _rows_before(run: RunContext) -> int:
+    """The rows per pass of a run that is resumed; 0 if it is not, or did not get that far."""
+    saved = run.dir / _EXECUTION
+    if not run.resume or not saved.is_file():
+        return 0
+    found = files.read_json(saved, "the stage's kernels").get("device_batch_size")
+    return found if isinstance(found, int) and found > 0 else 0
+
+
+def _keep_rows(run: RunContext, size: int) -> None:
+    """Write down the rows per pass, beside what else decides how this stage computes."""
+    saved = run.dir / _EXECUTION
+    known = files.read_json(saved, "the stage's kernels") if saved.is_file() else {}
+    files.write_json(saved, {**known, "device_batch_size": size})
 
 
 class StageConfig(Protocol):
@@ -91,29 +128,33 @@ def execution(
     """Return how this stage computes: as asked for, else as it did before a resume, else as measured by process 0."""
     _repeatable(dist.device)
     saved = run.dir / _EXECUTION
-    chosen = [0, 0, 0]
+    chosen = [0, 0, 0, 0]
     if dist.is_main:
         if run.resume and saved.is_file():
             compute = _as_before(compute, files.read_json(saved, "the stage's kernels"))
-        found = probe.choose(
-            model.config,
-            device_batch_size=device_batch_size,
-            threads=torch.get_num_threads(),
-            requested=compute,
-            cache_path=paths.cache_dir() / "probe.json",
-            log=log,
-            planned_tokens=planned_tokens,
-            device=dist.device,
-        )
+        with device_batch.explained(model.config, dist.device, device_batch_size):
+            found = probe.choose(
+                model.config,
+                device_batch_size=device_batch_size,
+                threads=torch.get_num_threads(),
+                requested=compute,
+                cache_path=paths.cache_dir() / "probe.json",
+                log=log,
+                planned_tokens=planned_tokens,
+                device=dist.device,
+            )
         files.write_json(saved, dataclasses.asdict(found))
+        _keep_rows(run, device_batch_size)
         if dist.world == 1:
             return found
-        chosen = [int(found.dtype == "bf16"), int(found.attention == "matmul"), int(found.compile)]
-    bf16, matmul, compiled = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
+        dtype = precision.DTYPES.index(found.dtype)
+        chosen = [dtype, int(found.attention == "matmul"), int(found.compile), int(found.fp8)]
+    dtype, matmul, compiled, narrow = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
     return Execution(
-        dtype="bf16" if bf16 else "fp32",
+        dtype=precision.DTYPES[dtype],
         attention="matmul" if matmul else "fused",
         compile=bool(compiled),
+        fp8=bool(narrow),
         tokens_per_s={},
     )
 
@@ -132,16 +173,20 @@ def _repeatable(device: torch.device) -> None:
 
 def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSection:
     """The automatic choices replaced by those made at the first start, so that a resumed run computes the same."""
-    precision = saved["dtype"] if compute.precision == "auto" else compute.precision
+    dtype = saved["dtype"] if compute.precision == "auto" else compute.precision
     attention = saved["attention"] if compute.attention == "auto" else compute.attention
     switch = ("on" if saved["compile"] else "off") if compute.compile == "auto" else compute.compile
-    return dataclasses.replace(compute, precision=precision, attention=attention, compile=switch)
+    # Runs older than FP8 do not know the word.
+    narrow = ("on" if saved.get("fp8") else "off") if compute.fp8 == "auto" else compute.fp8
+    return dataclasses.replace(compute, precision=dtype, attention=attention, compile=switch, fp8=narrow)
 
 
 def adopt(model: LanguageModel, how: Execution, log: Log) -> loop.Losses:
     """Set the model's precision and attention, and return its loss function for training."""
     model.set_precision(how.dtype)
     model.set_attention(how.attention)
+    if how.fp8:
+        fp8.convert(model)
     return probe.TrainingLosses(model, how, log)
 
 
@@ -160,8 +205,12 @@ def train(
     how: Execution,
     hooks: Sequence[Hook],
     facts: Mapping[str, Any],
+    prefetch: bool = False,
 ) -> dict[str, Any]:
-    """Run the loop on a model and return the result. `facts` (data, parent, horizon) go into every checkpoint."""
+    """Run the loop on a model and return the result. `facts` (data, parent, horizon) go into every checkpoint.
+
+    `prefetch` makes the batches one step ahead, which they must not depend on the model's weights for.
+    """
     record = {
         "format": 1,
         "version": __version__,
@@ -172,7 +221,7 @@ def train(
         "model": dataclasses.asdict(model.config),
         "tokenizer": {"hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
         "config": config.to_dict(cfg),
-        "execution": dataclasses.asdict(how),
+        "execution": {**dataclasses.asdict(how), "device_batch_size": device_batch_size},
         "num_steps": num_steps,
         "tokens_per_step": tokens_per_step,
         "world": dist.world,
@@ -181,12 +230,19 @@ def train(
     resumed = resume_point(run, log)
     if resumed is not None:
         check_same(resumed, record)
+    ahead = Prefetched(batches, device=dist.device, vocab_size=tokenizer.vocab_size) if prefetch else None
     job = loop.Job(
         stage_dir=run.dir,
         model=model,
         losses=adopt(model, how, log),
-        optimizer=optim.build(model.param_groups(), cfg.optim, dist, precision=how.dtype),
-        batches=batches,
+        optimizer=optim.build(
+            model.param_groups(),
+            cfg.optim,
+            dist,
+            precision=precision.of_optimizer(how.dtype),
+            batch_scale=scaling.rate_scale(tokens_per_step) if cfg.optim.batch_scaling else 1.0,
+        ),
+        batches=ahead or batches,
         schedule=schedule.plan(num_steps, cfg.optim),
         device_batch_size=device_batch_size,
         tokenizer=tokenizer,
@@ -196,9 +252,36 @@ def train(
         save_every=cfg.save.save_every,
         keep_last=cfg.save.keep_last,
         hooks=hooks,
+        flops_per_token=flops_per_token(model.config),
+        gpu=gpu_of(dist.device),
+        on_fewer_rows=_rememberer(run, model, tokens_per_step, cfg.compute, dist),
     )
-    outcome = loop.train(job, dist, log, resumed)
+    try:
+        with device_batch.explained(model.config, dist.device, device_batch_size):
+            outcome = loop.train(job, dist, log, resumed)
+    finally:
+        if ahead is not None:
+            ahead.close()
     return outcome if "stopped" in outcome else {**outcome, "num_params": model.num_params()}
+
+
+def gpu_of(device: torch.device) -> devices.Device | None:
+    """Return the accelerator that a torch device is; None for a CPU and for one that our table lacks."""
+    return devices.find(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def _rememberer(
+    run: RunContext, model: LanguageModel, tokens_per_step: int, compute: ComputeSection, dist: Dist
+) -> Callable[[int], None]:
+    """What to do when rows ceased to fit: a resume of this run, and the next one like it, start with what does."""
+    work = device_batch.Pass.likely(tokens_per_step // model.config.max_seq_len // dist.world, compute, dist.device)
+
+    def keep(size: int) -> None:
+        if dist.is_main:
+            _keep_rows(run, size)
+            device_batch.remember(_rows_cache(), model.config, work, dist, size)
+
+    return keep
 
 
 def check_same(resumed: Loaded, record: Mapping[str, Any]) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -20,11 +22,11 @@ def rows() -> PackedRows:
     return pack_documents(TokenSplit([(tokens, np.append(0, np.cumsum(lengths)))], BOS), T + 1)
 
 
-def stacked(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+def stacked(parts: Sequence[Sequence[torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
 
-def same(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+def same(a: Sequence[Sequence[torch.Tensor]], b: Sequence[Sequence[torch.Tensor]]) -> bool:
     return all(torch.equal(p, q) for one, two in zip(a, b, strict=True) for p, q in zip(one, two, strict=True))
 
 
@@ -80,3 +82,20 @@ def test_steps_larger_than_the_data_repeat_it(rows) -> None:
 def test_too_many_processes_for_a_step(rows) -> None:
     with pytest.raises(ConfigError, match="2 rows, too few for 3 processes"):
         Batches(rows, rows_per_step=2, seed=0).step(0, 0, 3)
+
+
+@pytest.mark.parametrize("documents", [1, 300])
+def test_cropped_rows_are_shared_out_without_overlap(documents: int) -> None:
+    """With one document there are fewer rows than processes: then a step holds some of them more than once."""
+    lengths = np.random.default_rng(2).integers(1, 40, documents)
+    tokens = np.arange(lengths.sum(), dtype=np.uint16)
+    rows = pack_documents(TokenSplit([(tokens, np.append(0, np.cumsum(lengths)))], BOS), T + 1, "crop")
+    batches = Batches(rows, rows_per_step=8, seed=3)
+    parts = [stacked(batches.step(1, rank, 4, 2)) for rank in range(4)]
+    assert [len(x) for x, _ in parts] == [2] * 4
+    whole_x, whole_y = stacked(batches.step(1))
+    assert torch.equal(torch.cat([x for x, _ in parts]), whole_x)
+    assert torch.equal(torch.cat([y for _, y in parts]), whole_y)
+    seen = torch.cat([x for x, _ in parts])
+    seen = seen[seen != BOS].tolist()
+    assert rows.num_rows == 1 if documents == 1 else len(set(seen)) == len(seen)

@@ -13,7 +13,7 @@ from nanochat_cli.core.data.packing import PackedRows, pack_conversations, pack_
 from nanochat_cli.core.data.tokens import TokenSplit
 from nanochat_cli.core.errors import ConfigError, DataError
 
-BOS = 999
+BOS = 60_000
 
 
 def split_of(documents: list[list[int]], num_shards: int = 1) -> TokenSplit:
@@ -57,6 +57,40 @@ def test_laws_of_packed_documents(lengths: list[int], row_len: int, num_shards: 
     assert Counter(pieces_of(rows)) == Counter(expected)
     assert rows.padding_fraction == pytest.approx(1 - mask.mean())
     assert rows.dropped_tokens == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=60), st.integers(2, 25), st.integers(1, 3))
+def test_laws_of_cropped_documents(lengths: list[int], row_len: int, num_shards: int) -> None:
+    documents = numbered(lengths)
+    split = split_of(documents, min(num_shards, len(documents)))
+    if not sum(lengths):
+        with pytest.raises(DataError, match="no tokens"):
+            pack_documents(split, row_len, "crop")
+        return
+    rows = pack_documents(split, row_len, "crop")
+    ids, mask = rows.take(np.arange(rows.num_rows))
+    assert ids.shape == mask.shape == (rows.num_rows, row_len)
+    assert (ids[:, 0] == BOS).all() and mask[:-1].all()  # padding in the last row only
+    assert (np.diff(mask[-1].astype(int)) <= 0).all() and mask[-1].sum() > 1
+    beginnings = {document[0]: tuple(document) for document in documents if document}
+    used = [piece for piece in pieces_of(rows) if piece]
+    assert len({piece[0] for piece in used}) == len(used)  # each document once at most, and only from its beginning
+    assert all(beginnings[piece[0]][: len(piece)] == piece for piece in used)
+    assert rows.dropped_tokens == sum(lengths) - sum(map(len, used))
+    assert rows.dropped_fraction == pytest.approx(rows.dropped_tokens / sum(lengths))
+    assert rows.padding_fraction == pytest.approx(1 - mask.mean())
+
+
+def test_cropping_drops_the_ends_of_long_documents_and_little_else() -> None:
+    lengths = np.exp(np.random.default_rng(0).normal(np.log(60), 1.0, 5000)).astype(np.int64) + 1
+    split = TokenSplit([(np.zeros(lengths.sum(), np.uint16), np.append(0, np.cumsum(lengths)))], BOS)
+    beyond = np.maximum(lengths - 256, 0).sum() / lengths.sum()
+    crop, whole = pack_documents(split, 257, "crop"), pack_documents(split, 257)
+    assert 0 < beyond <= crop.dropped_fraction < beyond + 0.04
+    assert crop.padding_fraction < 1e-3 and whole.dropped_fraction == 0 < whole.padding_fraction
+    again = pack_documents(split, 257, "crop")
+    assert np.array_equal(crop.starts, again.starts) and np.array_equal(crop.row_starts, again.row_starts)
 
 
 def test_take_in_any_order_and_with_repeats() -> None:

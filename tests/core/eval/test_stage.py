@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from math import log2
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,3 +140,24 @@ def test_a_reply_ends_where_the_context_does(made: Path, monkeypatch: pytest.Mon
     answer = stage._engine(subject, config.build(EvalConfig, {"what.max_new_tokens": 8}))
     replies = answer([[tokenizer.bos_id] + [5] * (n - 1) for n in (96, 95, 90, 50)], 8)
     assert [len(reply) for reply in replies] == [0, 1, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("trained", "where", "has", "used"),
+    [
+        ("bf16", "cuda", (9, 0), "bf16"),
+        ("bf16", "cuda", (7, 5), "fp32"),
+        ("fp16", "cuda", (7, 5), "fp16"),
+        ("bf16", "cpu", {"amx_bf16"}, "bf16"),
+        ("bf16", "cpu", {"avx2"}, "fp32"),
+        ("fp16", "cpu", {"amx_bf16"}, "fp32"),
+        ("fp32", "cpu", {"amx_bf16"}, "fp32"),
+    ],
+)
+def test_a_precision_that_is_only_emulated_is_not_used(
+    trained: str, where: str, has: Any, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.machine, "cpu_flags", lambda: frozenset(has))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has)
+    meta: Any = SimpleNamespace(config={"execution": {"dtype": trained}})
+    assert stage._precision(EvalConfig(), meta, torch.device(where)) == used

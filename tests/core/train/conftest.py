@@ -58,16 +58,18 @@ def make_job(tokenizer: Tokenizer, rows: PackedRows, tmp_path: Path) -> MakeJob:
     return make
 
 
-def tiny_job(folder: Path, tokenizer: Tokenizer, rows: PackedRows, *, num_steps: int, **changes: Any) -> Job:
+def tiny_job(
+    folder: Path, tokenizer: Tokenizer, rows: PackedRows, *, num_steps: int, dist: Dist | None = None, **changes: Any
+) -> Job:
     """A job over `rows`; `changes` replace its fields."""
     model = build(from_depth(2, tokenizer.vocab_size, SEQ_LEN, n_embd=32, n_head=2), seed=1)
-    section = OptimSection(warmdown_ratio=0.5)
+    section = OptimSection(warmdown_ratio=0.5, weight_decay=0.0)
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {
         "stage_dir": folder,
         "model": model,
         "losses": model.losses,
-        "optimizer": optim.build(model.param_groups(), section, Dist(), precision="fp32"),
+        "optimizer": optim.build(model.param_groups(), section, dist, precision="fp32"),
         "batches": Batches(rows, rows_per_step=8, seed=3),
         "schedule": schedule.plan(num_steps, section),
         "device_batch_size": 8,

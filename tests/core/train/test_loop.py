@@ -13,7 +13,7 @@ from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.data.packing import PackedRows
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import Diverged, NanochatError
-from nanochat_cli.core.train import guards, loop
+from nanochat_cli.core.train import blame, gradient, guards, loop
 from tests.core.train.conftest import MakeJob
 
 HERE = Dist()
@@ -61,7 +61,7 @@ def uneven_batch(vocab_size: int) -> tuple[Tensor, Tensor]:
 
 def gradients(job: loop.Job, micros: list[tuple[Tensor, ...]]) -> tuple[float, list[Tensor]]:
     params = list(job.model.parameters())
-    loss = loop.accumulate(job.model.losses, params, micros, HERE).loss
+    loss = gradient.accumulate(job.model.losses, params, micros, HERE).loss
     found = [p.grad.clone() for p in params if p.grad is not None]
     job.model.zero_grad()
     return loss, found
@@ -208,6 +208,53 @@ def test_divergence_names_the_step_and_saves_nothing_bad(make_job: MakeJob, brok
     assert "step 3 is saved" in (caught.value.hint or "")
     assert runs.checkpoint_steps(job.stage_dir) == [1, 2, 3]
     assert all(torch.isfinite(p).all() for p in job.model.parameters())
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_divergence_names_the_rows(make_job: MakeJob, broken: str) -> None:
+    job = make_job(device_batch_size=2)
+    calls = 0
+
+    def losses(x: Tensor, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        found = job.model.losses(x, y)
+        if calls in (4 + 3, 4 + 4):  # the last two micro-batches of the second step
+            found = found * float("inf") if broken == "loss" else found + (found - found).abs().sqrt()
+        return found
+
+    with pytest.raises(Diverged, match="at step 2") as caught:
+        loop.train(dataclasses.replace(job, losses=losses), HERE, events.NULL)
+    assert isinstance(job.batches, Batches)
+    rows = job.batches.indices(1).tolist()
+    if broken == "loss":
+        words = f"first in micro-batch 3 of process 0, rows of the packed data: {rows[4]}, {rows[5]})"
+    else:
+        words = f"the step's rows of the packed data: {', '.join(map(str, rows))})"
+    assert str(caught.value).endswith(words)
+
+
+class _Two(Dist):
+    """Process 0 of two; the other one's first bad micro-batch comes earlier or later in their common order."""
+
+    theirs: int | None = None
+
+    def minimum(self, value: int) -> int:
+        return value if self.theirs is None else min(value, (1 << 20) + self.theirs)
+
+
+@pytest.mark.parametrize(("mine", "theirs", "named"), [(None, 1, (1, 1)), (0, 1, (0, 0)), (1, None, (0, 1))])
+def test_every_process_names_the_same_rows(
+    rows: PackedRows, mine: int | None, theirs: int | None, named: tuple[int, int]
+) -> None:
+    batches, dist = Batches(rows, rows_per_step=8, seed=3), _Two(rank=0, world=2)
+    object.__setattr__(dist, "theirs", theirs)
+    parts = [(number, torch.tensor(float("nan") if number == mine else 1.0)) for number in range(2)]
+    said = blame.where(batches, 5, 2, parts, dist, loss=float("nan"))
+    at = named[0] * 4 + named[1] * 2
+    a, b = batches.indices(5)[at : at + 2].tolist()
+    assert said == (f"first in micro-batch {named[1] + 1} of process {named[0]}, rows of the packed data: {a}, {b}")
+    assert blame.where(object(), 5, 2, parts, dist, loss=1.0) is None
 
 
 @dataclasses.dataclass

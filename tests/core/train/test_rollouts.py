@@ -17,7 +17,7 @@ from nanochat_cli.core.settings import RlOptimSection
 from nanochat_cli.core.tasks.base import Task
 from nanochat_cli.core.tokenizer.conversation import Conversation, render
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import loop, rollouts, schedule
+from nanochat_cli.core.train import gradient, loop, rollouts, schedule
 from nanochat_cli.core.train.rollouts import Plan, Questions, Rollout, Rollouts
 from tests.core.train.conftest import MakeJob, tiny_job
 
@@ -151,7 +151,7 @@ def test_the_gradient_is_that_of_the_definition(
     loss = 0.25 * supervised - objective / sum(map(len, replies))
     expected = torch.autograd.grad(loss, list(job.model.parameters()))
 
-    found = loop.accumulate(job.model.losses, list(job.model.parameters()), micros, HERE)
+    found = gradient.accumulate(job.model.losses, list(job.model.parameters()), micros, HERE)
     assert found.loss == pytest.approx(loss.item(), rel=1e-4)
     for param, want in zip(job.model.parameters(), expected, strict=True):
         assert param.grad is not None

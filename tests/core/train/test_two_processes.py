@@ -32,7 +32,7 @@ folder = Path(sys.argv[1])
 here = dist.init(0)
 heard = []
 tokenizer = Tokenizer.load(folder / "tokenizer")
-job = tiny_job(folder / "stage", tokenizer, text_rows(tokenizer), num_steps=50, device_batch_size=2)
+job = tiny_job(folder / "stage", tokenizer, text_rows(tokenizer), num_steps=50, device_batch_size=2, dist=here)
 loop.train(job, here, events.Listener(heard.append))
 (folder / f"rank{here.rank}.json").write_text(json.dumps([e["raw_loss"] for e in heard if e["kind"] == "step"]))
 here.close()
