@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
 
 import nanochat_cli
 from nanochat_cli import _bpe
@@ -31,6 +37,35 @@ def test_the_native_module_is_the_stable_abi() -> None:
 def test_plain_rust_builds_without_python() -> None:
     assert CRATE["dependencies"]["pyo3"]["optional"] is True
     assert "default" not in CRATE["features"]
+
+
+PACKAGE = Path(nanochat_cli.__file__).parent
+DATA = [path for kind in ("presets/*.toml", "recipes/*.toml", "py.typed", "*.pyi") for path in PACKAGE.glob(kind)]
+
+
+def test_no_data_file_is_left_out_of_the_packages() -> None:
+    """Maturin packs what lies in the package, but for what git ignores and what is excluded by name."""
+    assert {path.parent.name for path in DATA} == {"presets", "recipes", PACKAGE.name}
+    for path in DATA:
+        inside = path.relative_to(PACKAGE.parent)
+        assert not any(inside.match(pattern) for pattern in PROJECT["tool"]["maturin"]["exclude"]), inside
+    ignored = [line for line in (ROOT / ".gitignore").read_text().splitlines() if line and line[0] != "#"]
+    for path in DATA:
+        inside = path.relative_to(PACKAGE.parent)
+        assert not any(inside.match(rule.rstrip("/")) or rule.rstrip("/") in inside.parts for rule in ignored), inside
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_wheel_holds_recipes_and_presets(tmp_path: Path) -> None:
+    if shutil.which("cargo") is None or importlib.util.find_spec("maturin") is None:
+        pytest.skip("needs cargo and maturin")
+    argv = [sys.executable, "-m", "maturin", "build", "--offline", "--out", str(tmp_path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {str(path.relative_to(PACKAGE.parent)) for path in DATA} <= held
 
 
 def test_make_says_what_it_can_do() -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nanochat_cli.commands._options import App, leaf, options_from
+from nanochat_cli.commands._sizes import GROUPS, batch, big, horizon, network, pairs
 from nanochat_cli.core import plan as core
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.report.text import duration, size
@@ -34,24 +35,10 @@ def plan(cfg: PlanConfig, out: Output) -> None:
         out.warning(line)
 
 
-_GROUPS = {
-    "matrices": "block matrices",
-    "head": "head",
-    "embedding": "embedding",
-    "value_embeds": "value embeddings",
-    "scalars": "scalars and gates",
-}
-
-
 def _show_model(found: dict[str, Any], out: Output) -> None:
     model, params = found["model"], found["parameters"]
-    window = f", windows {model['window_pattern']}" if "S" in model["window_pattern"] else ""
-    shared = "" if model["n_kv_head"] == model["n_head"] else f" ({model['n_kv_head']} for keys and values)"
-    out.text(
-        f"{model['arch']}, depth {model['n_layer']}: width {model['n_embd']:,}, {model['n_head']} heads{shared}, "
-        f"vocabulary {model['vocab_size']:,}, context {model['max_seq_len']:,}{window}\n"
-    )
-    rows = [(label, params[key], _share(params[key], params["total"])) for key, label in _GROUPS.items() if params[key]]
+    out.text(f"{network(model)}\n")
+    rows = [(label, params[key], _share(params[key], params["total"])) for key, label in GROUPS.items() if params[key]]
     rows.append(("all", params["total"], ""))
     out.table(("parameters", "number", "share"), rows)
 
@@ -60,15 +47,11 @@ def _show_training(found: dict[str, Any], out: Output) -> None:
     training, data, disk, time = (found[name] for name in ("training", "data", "disk", "time"))
     device = found["device"]
     where = f"{device['count']} x {device['name']}" if device["kind"] == "gpu" else device["name"]
-    batch = (
-        f"{training['total_batch_size']:,} tokens a step: {training['device_batch_size']} x {device['count']} rows "
-        f"at a time, {training['grad_accum_steps']} times"
-    )
     rows = [
-        ("tokens", f"{_big(training['tokens'])} in {training['steps']:,} steps, {_ratio(training)}"),
-        ("batch", batch),
+        ("tokens", horizon(training)),
+        ("batch", batch(training, device["count"])),
         ("compute", f"{training['flops_per_token']:.3g} FLOPs a token, {training['flops']:.3g} in all"),
-        ("text", f"{_big(data['characters'])} characters, about {data['shards']:,} shards"),
+        ("text", f"{big(data['characters'])} characters, about {data['shards']:,} shards"),
         ("disk", f"{size(disk['total'])}: {_disk(disk)}"),
         ("machine", where),
         ("time", _hours(time)),
@@ -76,10 +59,10 @@ def _show_training(found: dict[str, Any], out: Output) -> None:
     ]
     if (corpus := data["corpus"]) is not None:
         about = "about " if corpus["estimated"] else ""
-        held = f"{corpus['name']}, {about}{_big(corpus['tokens'])} tokens: read {corpus['epochs']:.3g} times"
+        held = f"{corpus['name']}, {about}{big(corpus['tokens'])} tokens: read {corpus['epochs']:.3g} times"
         rows.insert(4, ("data at hand", held))
     out.text("")
-    _pairs(rows, out)
+    pairs(rows, out)
 
 
 def _show_memory(found: dict[str, Any], out: Output) -> None:
@@ -96,16 +79,6 @@ def _show_memory(found: dict[str, Any], out: Output) -> None:
     out.table((f"memory per {unit}", "GiB", "share"), rows)
     if memory["largest_device_batch"]:
         out.text(f"up to {memory['largest_device_batch']:,} rows at a time would fit")
-
-
-def _pairs(rows: list[tuple[str, str]], out: Output) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        out.text(f"{name:<{width}}  {value}")
-
-
-def _ratio(training: dict[str, Any]) -> str:
-    return f"{training['tokens_per_scaling_parameter']:g} for each matrix and head parameter"
 
 
 def _disk(disk: dict[str, Any]) -> str:
@@ -125,10 +98,3 @@ def _gib(num_bytes: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:5.1f} %"
-
-
-def _big(number: float) -> str:
-    for limit, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if number >= limit:
-            return f"{number / limit:,.3g} {word}"
-    return f"{number:,.0f}"

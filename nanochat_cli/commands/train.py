@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
-from nanochat_cli.core import config, launch, planning, runs
+from nanochat_cli.commands._sizes import show_derived
+from nanochat_cli.core import config, launch, placement, plan, planning, runs
 from nanochat_cli.core.settings import BaseTrainConfig, MidTrainConfig, RlConfig, SftConfig
 from nanochat_cli.output import Output
 
@@ -121,13 +122,20 @@ NEXT = {
 
 
 def show_plan(job: launch.Plan, out: Output) -> None:
-    """Show what a stage would do: where it writes, what differs from the defaults, and the workers' command line."""
+    """Show what a stage would do: where it writes, what follows from its sizes, what differs from the defaults, and
+
+    the workers' command line.
+    """
     values = config.to_dict(job.config)
     argv = job.argv
+    derived = plan.derived(job.config) if job.stage == "base" else None
     if out.json_mode:
-        out.json({"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv})
+        found = {"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv}
+        out.json(found if derived is None else {**found, "derived": derived})
         return
     out.text(f"would run stage {job.stage} of run {job.run} in {job.dir}")
+    if derived is not None:
+        show_derived(derived, placement.world(job.config), out)
     rows = [(path, value) for path, value in config.changed(job.config).items()]
     out.table(("option", "value that differs from the default"), rows)
     out.text(f"worker: {shlex.join(argv)}")

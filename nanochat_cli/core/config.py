@@ -157,11 +157,17 @@ def resolve(
     given = {name: read_config_file(find_config_file(name), command) for name in files}
     environ = os.environ if env is None else env
     if PRESET in known:
-        typed = dict(text.split("=", 1) for text in sets if "=" in text)
-        in_files = [tree[PRESET] for tree in reversed(given.values()) if PRESET in tree]
-        found = [*((flags or {}, typed)), {PRESET: environ.get(known[PRESET].env)}, *({PRESET: v} for v in in_files)]
-        chosen = next((tree[PRESET] for tree in found if tree.get(PRESET)), values[PRESET])
-        for path, raw in _preset(chosen, known[PRESET], command).items():
+        option, typed = known[PRESET], [text.partition("=") for text in sets]
+        sources: list[tuple[Any, str]] = [
+            *((raw.strip(), "--set") for name, _, raw in reversed(typed) if name.strip() == PRESET),
+            ((flags or {}).get(PRESET), option.flag or PRESET),
+            (environ.get(option.env), option.env),
+            ((recipe or {}).get(PRESET), "recipe"),
+            *((tree.get(PRESET), f"--config {name}") for name, tree in reversed(given.items())),
+            (values[PRESET], origin[PRESET]),
+        ]
+        chosen, source = next(((raw, source) for raw, source in sources if raw), (None, ""))
+        for path, raw in _preset(chosen, option, command, source).items():
             if path in known or path not in _keys_of_all_commands():
                 take(path, raw, f"preset {chosen}")
     for name, tree in given.items():
@@ -183,9 +189,9 @@ def resolve(
     return Resolved(build(cls, values), origin)
 
 
-def _preset(name: Any, option: Option, command: str) -> dict[str, Any]:
+def _preset(name: Any, option: Option, command: str, source: str) -> dict[str, Any]:
     """Return the options of a preset; none without a name. Raises ConfigError for an unknown one."""
-    name = coerce(name, option, "preset")
+    name = coerce(name, option, source)
     return {} if name is None else read_config_file(presets_dir() / f"{name}.toml", command)
 
 

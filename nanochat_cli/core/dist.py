@@ -16,6 +16,22 @@ _PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others: the main one may compile, for ten minutes at most, before training."""
 
 
+class Coming:
+    """A tensor that a collective is working on, beside whatever is computed meanwhile."""
+
+    def __init__(self, tensor: Tensor, work: td.Work | None = None, *, own: slice | None = None) -> None:
+        self._tensor, self._work, self._own = tensor, work, own
+
+    def get(self) -> Tensor:
+        """Wait for the tensor and return it. On a GPU only its stream waits."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+            if self._own is not None:  # of a sum that is there as a whole: let go of the rest
+                self._tensor, self._own = self._tensor[self._own].clone(), None
+        return self._tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dist:
     """This process among its peers. Every method must be called by all of them, in the same order."""
@@ -35,31 +51,42 @@ class Dist:
         """Whether this process does what each machine needs once, such as files on a disk that is not shared."""
         return self.local_rank == 0
 
-    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Add the tensor up over all processes, in place; return it."""
-        if self.world > 1:
-            td.all_reduce(tensor)
-        return tensor
+    def start_sum(self, tensor: Tensor) -> Coming:
+        """Begin to add the tensor up over all processes, in place."""
+        return Coming(tensor, td.all_reduce(tensor, async_op=True) if self.world > 1 else None)
 
-    def sum_and_share(self, stacked: Tensor) -> Tensor:
-        """Add the tensor up over all processes; return this one's share of its first dimension, which must divide."""
+    def start_sum_and_share(self, stacked: Tensor) -> Coming:
+        """Begin to add the tensor up; what comes is this process's share of its first dimension, which must divide.
+
+        The tensor belongs to the collective from now on, and may be overwritten.
+        """
         if self.world == 1:
-            return stacked
+            return Coming(stacked)
         share = stacked.size(0) // self.world
         if self.device.type == "cuda":
             mine = torch.empty_like(stacked[:share])
-            td.reduce_scatter_tensor(mine, stacked.contiguous())
-            return mine
-        td.all_reduce(stacked)  # gloo has nothing cheaper
-        return stacked[self.rank * share : (self.rank + 1) * share].clone()
+            return Coming(mine, td.reduce_scatter_tensor(mine, stacked.contiguous(), async_op=True))
+        own = slice(self.rank * share, (self.rank + 1) * share)
+        return Coming(stacked, td.all_reduce(stacked, async_op=True), own=own)  # gloo has nothing cheaper
+
+    def start_gather(self, mine: Tensor) -> Coming:
+        """Begin to collect the shares of all processes, one after another along the first dimension."""
+        if self.world == 1:
+            return Coming(mine)
+        whole = mine.new_empty((self.world * mine.size(0), *mine.shape[1:]))
+        return Coming(whole, td.all_gather_into_tensor(whole, mine.contiguous(), async_op=True))
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Add the tensor up over all processes, in place; return it."""
+        return self.start_sum(tensor).get()
+
+    def sum_and_share(self, stacked: Tensor) -> Tensor:
+        """Add the tensor up over all processes; return this one's share of its first dimension, which must divide."""
+        return self.start_sum_and_share(stacked).get()
 
     def gather_shares(self, mine: Tensor) -> Tensor:
         """Return the shares of all processes, one after another along the first dimension."""
-        if self.world == 1:
-            return mine
-        whole = mine.new_empty((self.world * mine.size(0), *mine.shape[1:]))
-        td.all_gather_into_tensor(whole, mine.contiguous())
-        return whole
+        return self.start_gather(mine).get()
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite the tensor with the main process's; return it."""

@@ -40,7 +40,7 @@ def examine() -> list[Check]:
     """Every check, in the order of a first look at a machine. A check that breaks is itself a finding."""
     found: list[Check] = []
     software = (_python, _packages, _torch, _native, _compiler)
-    for look in (*software, _devices, _instructions, _cores, _memory, _base_dir, _extras):
+    for look in (*software, _devices, _attention, _instructions, _cores, _memory, _base_dir, _extras):
         try:
             found += look()
         except Exception as problem:  # a doctor must not fall ill
@@ -121,6 +121,29 @@ def _devices() -> Iterator[Check]:
         yield Check(name="gpu", status="ok", found="Apple GPU (MPS)")
     else:
         yield Check(name="gpu", status="ok", found="none: everything runs on the CPU")
+
+
+def _attention() -> Iterator[Check]:
+    """Which attention kernels work on the first device, and why the others do not: each is really tried."""
+    torch = _torch_or_none()
+    if torch is None:
+        return
+    kernels = importlib.import_module("nanochat_cli.core.models.kernels")
+    on_gpu = torch.cuda.is_available()
+    found = importlib.import_module("nanochat_cli.core.models.kernel_check").survey(
+        torch.device("cuda" if on_gpu else "mps" if torch.backends.mps.is_available() else "cpu")
+    )
+    good = ", ".join(f"{f.form} ({f.identity})" for f in found if f.identity)
+    why = [f for f in found if f.reason and (on_gpu or f.there)]
+    text = f"{good or 'no kernel works'}" + "".join(
+        f"; {'passed over for' if f.identity else 'no'} {f.form}: {f.reason}" for f in why
+    )
+    broken = [f for f in found if f.there and f.reason]
+    fast = not on_gpu or any(f.identity for f in found if f.form in kernels.WINDOWED)
+    hint = "" if fast else "pip install flash-attn, or flash-attn-4 on Hopper and Blackwell: short windows need one"
+    if broken and fast:
+        hint = f"reinstall or remove the package of {broken[0].form} for this torch"
+    yield Check(name="attention", status="ok" if fast and not broken else "warn", found=text, hint=hint)
 
 
 def _instructions() -> Iterator[Check]:

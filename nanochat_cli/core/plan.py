@@ -1,4 +1,7 @@
-"""What a base training would need, before any of it exists: parameters, compute, data, disk, memory, hours and cost."""
+"""What a base training would need, before any of it exists: parameters, compute, data, disk, memory, hours and cost.
+
+And what follows from a config that is settled already: `derived`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import dataclasses
 import math
 from typing import Any
 
-from nanochat_cli.core import estimate, machine, paths, planning, sizing
+from nanochat_cli.core import estimate, machine, paths, placement, planning, scaling, sizing
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.models.shape import ModelConfig
-from nanochat_cli.core.settings import PlanConfig
+from nanochat_cli.core.settings import BaseTrainConfig, PlanConfig
 from nanochat_cli.core.sizing import Target
+from nanochat_cli.core.train import schedule
 
 MAX_EPOCHS = 3
 """Passes over the same text beyond which it is worth a warning: more data would teach more."""
@@ -38,8 +42,8 @@ def make(cfg: PlanConfig) -> dict[str, Any]:
     counts = shape.count_params(net)
     plan: dict[str, Any] = {
         "model": dataclasses.asdict(net),
-        "parameters": {**dataclasses.asdict(counts), "total": counts.total, "scaling": counts.scaling},
-        "training": _training(sized, where, net, steps, tokens),
+        "parameters": _parameters(counts),
+        "training": _training(sized, where.count, net, steps, tokens),
         "data": (data := _data(cfg, vocab, tokens)),
         "disk": _disk(cfg, counts, data, vocab),
         "device": _device(where),
@@ -51,7 +55,58 @@ def make(cfg: PlanConfig) -> dict[str, Any]:
     return plan
 
 
-def _training(cfg: Any, where: Target, net: ModelConfig, steps: int, tokens: int) -> dict[str, Any]:
+def derived(cfg: BaseTrainConfig) -> dict[str, Any]:
+    """Return what follows from a config that planning has settled, as plain values: sizes, batch, rates, schedule.
+
+    The learning rates are the peaks that the optimizer gets, with what batch and width do to them. Raises
+    MissingArtifact if the tokenizer is not there.
+    """
+    vocab = planning.tokenizer_facts(cfg.corpus.tokenizer or "")["vocab_size"]
+    net = planning.model_shape(cfg, vocab_size=vocab, max_seq_len=cfg.model.max_seq_len or 0)
+    steps, batch = planning.num_iterations(cfg, net), cfg.batch.total_batch_size or 0
+    curves, optim = schedule.plan(steps, cfg.optim), cfg.optim
+    return {
+        "model": dataclasses.asdict(net),
+        "parameters": _parameters(shape.count_params(net)),
+        "training": _training(cfg, placement.world(cfg), net, steps, steps * batch),
+        "optimizer": {
+            "rates": _peak_rates(cfg, net, batch),
+            "batch_scale": scaling.rate_scale(batch) if optim.batch_scaling else 1.0,
+            "width_scale": scaling.table_rate_scale(net.n_embd),
+            "weight_decay": curves.decay,
+            "decay_shape": curves.decay_shape,
+            "warmup_steps": curves.warmup,
+            "warmdown_steps": curves.warmdown,
+            "final_lr_frac": curves.floor,
+            "grad_clip": optim.grad_clip,
+        },
+    }
+
+
+def _peak_rates(cfg: BaseTrainConfig, net: ModelConfig, batch: int) -> dict[str, float]:
+    """The peak rate of each group that the network has, by the group's role."""
+    optim = cfg.optim
+    by_batch = optim.init_lr_frac * (scaling.rate_scale(batch) if optim.batch_scaling else 1.0)
+    by_width = by_batch * scaling.table_rate_scale(net.n_embd)
+    rates = {
+        "matrix": optim.matrix_lr * by_batch,
+        "embedding": optim.embedding_lr * by_width,
+        "unembedding": optim.unembedding_lr * by_width,
+    }
+    if net.value_embeds_every:
+        rates["value_embedding"] = optim.value_embedding_lr * by_width
+    if net.residual_scalars:
+        rates |= {"residual": optim.residual_lr * by_batch, "skip": optim.skip_lr * by_batch}
+    if net.smear or net.backout:
+        rates["gate"] = optim.gate_lr * optim.init_lr_frac  # these take the same step whatever the batch
+    return rates
+
+
+def _parameters(counts: shape.ParamCounts) -> dict[str, int]:
+    return {**dataclasses.asdict(counts), "total": counts.total, "scaling": counts.scaling}
+
+
+def _training(cfg: Any, world: int, net: ModelConfig, steps: int, tokens: int) -> dict[str, Any]:
     flops, batch = shape.flops_per_token(net), cfg.batch
     return {
         "steps": steps,
@@ -59,7 +114,7 @@ def _training(cfg: Any, where: Target, net: ModelConfig, steps: int, tokens: int
         "tokens_per_scaling_parameter": round(tokens / shape.count_params(net).scaling, 2),
         "total_batch_size": batch.total_batch_size,
         "device_batch_size": batch.device_batch_size,
-        "grad_accum_steps": batch.total_batch_size // (batch.device_batch_size * net.max_seq_len * where.count),
+        "grad_accum_steps": batch.total_batch_size // (batch.device_batch_size * net.max_seq_len * world),
         "flops_per_token": flops,
         "flops": flops * tokens,
     }

@@ -10,7 +10,10 @@ from types import ModuleType
 from nanochat_cli.core.errors import ConfigError
 
 # Modules of shared machinery that live beside the choices, in any of the packages.
-_NOT_CHOICES = frozenset({"base", "build", "shape", "attention", "loss", "kernels", "fp8"})
+_NOT_CHOICES = frozenset(
+    {"base", "build", "shape", "attention", "products", "loss", "fp8"}
+    | {"kernels", "kernel_check", "kernel_parts", "flash"}
+)
 
 
 def names(package: ModuleType) -> list[str]:

@@ -19,6 +19,7 @@ LARGEST_BATCH = 2**20
 _REFERENCE_DEPTH = 12
 _BATCH_EXPONENT = 0.383
 _REFERENCE_DECAY = 0.28
+_REFERENCE_WIDTH = 768
 
 
 def reference(config: ModelConfig) -> ModelConfig:
@@ -44,6 +45,11 @@ def total_batch_size(config: ModelConfig, cap: int = LARGEST_BATCH) -> int:
 def weight_decay(config: ModelConfig, total_batch_size: int) -> float:
     """Return Muon's weight decay, such that what decays in one horizon stays the same (arXiv 2405.13698)."""
     return _REFERENCE_DECAY * rate_scale(total_batch_size) / _horizon_ratio(config)
+
+
+def table_rate_scale(n_embd: int) -> float:
+    """Return the factor on AdamW's rates for tables: they are given for width 768 and fall with its square root."""
+    return (n_embd / _REFERENCE_WIDTH) ** -0.5
 
 
 def rate_scale(total_batch_size: int) -> float:

@@ -9,7 +9,7 @@ from typing import Literal
 from nanochat_cli.core.config import opt
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-AttentionForm = Literal["auto", "fa3", "flex", "fused", "matmul"]
+AttentionForm = Literal["auto", "fa4", "fa3", "fa2", "flex", "fused", "matmul"]
 Preset = Literal["base", "speedrun", "seed", "portable", "plain", "cpu"]
 Switch = Literal["auto", "on", "off"]
 Stage = Literal["base", "mid", "sft", "rl"]
@@ -254,7 +254,9 @@ class ComputeSection:
     procs: int = opt(1, "Processes on a CPU.", min=1, max=64)
     threads: int | None = opt(None, "CPU threads per process (automatic: cores divided by processes).", min=1)
     precision: Precision = opt("auto", "Arithmetic of the matrix products.")
-    attention: AttentionForm = opt("auto", "Attention kernel: one fused call, or plain matrix products.")
+    attention: AttentionForm = opt(
+        "auto", "Attention kernel: FlashAttention 4, 3 or 2, FlexAttention, torch's fused call, or plain products."
+    )
     compile: Switch = opt("auto", "Compile the training step (automatic: when the run is long enough to gain).")
     fp8: Switch = opt("auto", "FP8 matrix products (automatic: from compute capability 8.9 and depth 20).")
     compile_limit_s: float = opt(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_cli.core import files, paths
+from nanochat_cli.core import config, files, paths
+from nanochat_cli.core.settings import BaseTrainConfig
 from tests.conftest import Cli
 
 
@@ -57,6 +58,49 @@ def test_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, books: None) -> Non
     assert plan["run"] == "books-d2"
     assert plan["config"]["model"]["n_embd"] == 128
     assert not paths.runs_dir().exists()
+
+
+def test_dry_run_tells_what_follows_from_the_sizes(cli: Cli, books: None) -> None:
+    argv = ("train", "base", "--depth", "2", "--gpus", "0", "--num-iterations", "50", "--dry-run")
+    told = json.loads(cli(*argv, "--json").stdout)
+    assert {"run", "stage", "dir", "config", "worker", "derived"} == set(told)
+    sizes, optim = told["derived"]["parameters"], told["derived"]["optimizer"]
+    parts = ("matrices", "head", "embedding", "value_embeds", "scalars")
+    assert sizes["total"] == sum(sizes[part] for part in parts)
+    assert told["derived"]["training"]["tokens"] == 50 * told["config"]["batch"]["total_batch_size"]
+    assert (optim["warmup_steps"], optim["warmdown_steps"]) == (5, 32)
+    lines = dict(line.split(maxsplit=1) for line in cli(*argv).stdout.splitlines() if line and line[0] != " ")
+    assert f"{sizes['total']:,}: block matrices {sizes['matrices']:,}, head {sizes['head']:,}" in lines["parameters"]
+    assert lines["tokens"].startswith("819,200 in 50 steps")
+    assert lines["batch"] == "16,384 tokens a step: 32 x 1 rows at a time, 2 times"
+    assert lines["peak"].startswith(f"rates     matrix {0.02 * 2**-2.5:.3g}, embedding ")
+    assert lines["schedule"].startswith("5 steps up, the last 32 down to 5%")
+    assert lines["weight"].startswith(f"decay   {told['config']['optim']['weight_decay']:.4g}, cosine")
+
+
+def test_a_preset_shows_every_difference_from_the_default(cli: Cli, books: None) -> None:
+    done = cli("train", "base", "--preset", "speedrun", "--gpus", "0", "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if "." in line.split(" ")[0])
+    assert shown["recipe.preset"] == "speedrun"
+    assert (shown["model.depth"], shown["compute.gpus"]) == ("24", "0")
+    assert float(shown["horizon.target_param_data_ratio"]) == 8
+    told = json.loads(cli("train", "base", "--preset", "speedrun", "--gpus", "0", "--dry-run", "--json").stdout)
+    settled = config.from_dict(BaseTrainConfig, told["config"], "told")
+    assert set(shown) == set(config.changed(settled))
+    given = {path for path in shown if path.startswith(("recipe", "model", "horizon", "compute"))}
+    assert {"model.n_embd", "model.value_embeds_every", "horizon.num_iterations"} <= given
+    assert not paths.runs_dir().exists()
+
+
+def test_a_preset_from_the_environment_and_one_that_does_not_exist(cli: Cli, books: None) -> None:
+    argv = ("train", "base", "--gpus", "0", "--dry-run", "--json")
+    told = json.loads(cli(*argv, env={"NANOCHAT_RECIPE_PRESET": "seed"}).stdout)
+    assert (told["config"]["model"]["arch"], told["config"]["optim"]["polar"]) == ("portable", "newton-schulz")
+    done = cli(*argv, "--preset", "sped")
+    assert (done.returncode, done.stdout) == (2, "")
+    for name in ("base", "speedrun", "seed", "portable", "plain", "cpu"):
+        assert name in done.stderr
 
 
 def test_config_show_tells_where_each_value_comes_from(cli: Cli, tmp_path: Path) -> None:

@@ -5,17 +5,17 @@ Tensor suffixes: B batch, T time (queries), S positions (keys), E embedding, H h
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanochat_cli.core.models import kernels
 from nanochat_cli.core.models.base import DecodeState, Linear, norm, rotate
+from nanochat_cli.core.models.kernel_parts import Call, Sizes
+from nanochat_cli.core.models.products import LOG2_E
 from nanochat_cli.core.models.shape import VALUE_GATE_CHANNELS, ModelConfig
 
-LN_2, LOG2_E = math.log(2), math.log2(math.e)
 _GRAIN = 16
 """Keys are read in multiples of this: every new length costs a CPU a new kernel, which it then keeps in memory."""
 
@@ -113,6 +113,7 @@ class Attention(nn.Module):
         self.window, self.qk_scale = config.window(layer), config.qk_scale
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.form = "fused"
+        self.kernel: Call = kernels.fused
         self.qkv = Linear(config.n_embd, sum(self.qkv_rows))
         self.out = Linear(config.n_head * config.head_dim, config.n_embd)
         self.gate_channels = min(VALUE_GATE_CHANNELS, config.n_embd)
@@ -139,37 +140,16 @@ class Attention(nn.Module):
             gate_BTK1 = 3 * torch.sigmoid(self.value_gate(x_BTE[..., : self.gate_channels])).unsqueeze(-1)
             v_BTKD = v_BTKD + gate_BTK1 * value_BTE.unflatten(-1, (self.n_kv_head, self.head_dim))
         if state is None:
-            y_BHTD = self.mix(q_BTHD.transpose(1, 2), k_BTKD.transpose(1, 2), v_BTKD.transpose(1, 2))
+            y_BTHD = self.mix(q_BTHD, k_BTKD, v_BTKD)
         else:
-            y_BHTD = self.decode(q_BTHD.transpose(1, 2), k_BTKD, v_BTKD, state)
-        return self.out(y_BHTD.transpose(1, 2).flatten(2))
+            y_BTHD = self.decode(q_BTHD.transpose(1, 2), k_BTKD, v_BTKD, state).transpose(1, 2)
+        return self.out(y_BTHD.flatten(2))
 
-    def mix(self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor) -> Tensor:
-        """Return causal attention over a whole sequence, by the chosen kernel."""
-        num_tokens = q_BHTD.size(2)
-        window = self.window if self.window is not None and self.window < num_tokens - 1 else None
-        if self.form == "fused":
-            shared, seen_TT = self.n_head != self.n_kv_head, None
-            if window is not None:
-                seen_TT = band(num_tokens, window, torch.bool, q_BHTD.device)
-            return F.scaled_dot_product_attention(
-                q_BHTD, k_BKTD, v_BKTD, attn_mask=seen_TT, is_causal=seen_TT is None, enable_gqa=shared
-            )
-        return self.products(q_BHTD, k_BKTD, v_BKTD, band(num_tokens, window, q_BHTD.dtype, q_BHTD.device))
-
-    def products(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, seen_TS: Tensor) -> Tensor:
-        """Return attention by plain matrix products; `seen` is 1 where a query may look, else 0, in q's dtype.
-
-        Much faster than the fused call when training short sequences in bf16 on a CPU.
-        """
-        if self.n_kv_head != self.n_head:  # autograd sums the shared heads' gradients
-            k_BKSD = k_BKSD.repeat_interleave(self.n_head // self.n_kv_head, dim=1)
-            v_BKSD = v_BKSD.repeat_interleave(self.n_head // self.n_kv_head, dim=1)
-        dtype = q_BHTD.dtype
-        if dtype == torch.float16:  # a power of two of a bounded score may exceed its range
-            q_BHTD, k_BKSD, v_BKSD, seen_TS = (x.float() for x in (q_BHTD, k_BKSD, v_BKSD, seen_TS))
-        y: Tensor = _BoundedAttention.apply(q_BHTD * (self.head_dim**-0.5 * LOG2_E), k_BKSD, v_BKSD, seen_TS)
-        return y.to(dtype)
+    def mix(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Return causal attention over a whole sequence, BTHD, by the kernel that `choose_kernel` has set."""
+        # A window that reaches the first token is none: kernels are faster without.
+        window = self.window if self.window is not None and self.window < q_BTHD.size(1) - 1 else None
+        return self.kernel(q_BTHD, k_BTKD, v_BTKD, window)
 
     def decode(self, q_BHTD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, state: DecodeState) -> Tensor:
         """Append this chunk to the cache and attend over all of it, reading the cache where it lies."""
@@ -186,36 +166,11 @@ class Attention(nn.Module):
         return y.to(dtype).view(q_BHTD.shape)
 
 
-def band(num_tokens: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return which key (column) each query (row) sees, TT: itself, and what comes before, at most `window` back."""
-    seen_TT = torch.ones(num_tokens, num_tokens, dtype=dtype, device=device).tril()
-    return seen_TT if window is None else seen_TT.triu(-window)
+def choose_kernel(layers: Iterable[Attention], form: str, config: ModelConfig, device: torch.device) -> None:
+    """Let these layers of a model compute full sequences by a kernel, by its name (`kernels.FORMS`).
 
-
-class _BoundedAttention(torch.autograd.Function):
-    """softmax(q k^T) v for bounded scores: no maximum to subtract, and the division comes after the product.
-
-    Query-key norm bounds a score by sqrt(D), so that its power of two (q carries the factor log2 e: powers of two are
-    the cheapest for a CPU) neither overflows nor vanishes. The backward pass is written out so that every product reads
-    and writes contiguous memory, compiled or not.
+    Raises EnvironmentLacks if it cannot be used on the device.
     """
-
-    @staticmethod
-    def forward(ctx: Any, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, seen: Tensor) -> Tensor:
-        q, k, v = (x.flatten(0, 1).contiguous() for x in (q_BHTD, k_BHSD, v_BHSD))
-        score = torch.bmm(q, k.transpose(1, 2)).unflatten(0, q_BHTD.shape[:2])
-        weight = score.exp2_().mul_(seen).flatten(0, 1)
-        total = weight.sum(-1, keepdim=True, dtype=torch.float32)
-        y = (torch.bmm(weight, v) / total).to(v.dtype)
-        ctx.save_for_backward(q, k, v, weight, total, y)
-        return y.view(q_BHTD.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weight, total, y = ctx.saved_tensors
-        grad_y = (grads[0].flatten(0, 1) / total).to(v.dtype).contiguous()
-        lost = (grad_y.float() * y).sum(-1, keepdim=True)
-        grad_score = (torch.bmm(grad_y, v.transpose(1, 2)) - lost).mul_(weight).to(v.dtype)
-        grad_q, grad_k = torch.bmm(grad_score, k).mul_(LN_2), torch.bmm(grad_score.mT, q).mul_(LN_2)
-        parts = (grad_q, grad_k, torch.bmm(weight.mT, grad_y))
-        return *(part.unflatten(0, grads[0].shape[:2]) for part in parts), None
+    kernel = kernels.resolve(form, Sizes.of(config), device)
+    for layer in layers:
+        layer.form, layer.kernel = form, kernel.call

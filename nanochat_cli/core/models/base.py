@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanochat_cli.core import scaling
 from nanochat_cli.core.models import fp8
 from nanochat_cli.core.models.loss import softcapped_cross_entropy
 from nanochat_cli.core.models.shape import ModelConfig
@@ -120,6 +121,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.precision = torch.float32
+        self.kept_logits_bytes: int | None = None  # that the loss may keep; None: what it keeps where room is short
         self.embed = nn.Embedding(config.padded_vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(config.n_layer))
         self.head = Linear(config.n_embd, config.padded_vocab_size)
@@ -140,7 +142,10 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def set_attention(self, form: str) -> None:
-        """Choose the attention kernel for full sequences: "fused" (one call) or "matmul" (plain products)."""
+        """Choose the attention kernel for full sequences by its name, once the model is on its device.
+
+        Raises EnvironmentLacks if that kernel cannot be used there.
+        """
 
     def after_step(self) -> None:
         """Update what is not trained by gradient; called after each optimizer step."""
@@ -192,12 +197,17 @@ class LanguageModel(nn.Module):
         """Return the cross-entropy of each target in nats, fp32, shape BT; 0 where the target is -1."""
         x_BTE, config = self.hidden(idx_BT), self.config
         return softcapped_cross_entropy(
-            x_BTE, self.head.weight, target_BT, config.softcap, vocab_size=config.vocab_size
+            x_BTE,
+            self.head.weight,
+            target_BT,
+            config.softcap,
+            vocab_size=config.vocab_size,
+            kept_bytes=self.kept_logits_bytes,
         )
 
     def width_scale(self) -> float:
-        """Return the factor on AdamW's rates for tables: they are given for width 768 and fall with its square root."""
-        return (self.config.n_embd / 768) ** -0.5
+        """Return the factor on AdamW's rates for tables."""
+        return scaling.table_rate_scale(self.config.n_embd)
 
     def param_groups(self) -> list[ParamGroup]:
         """Return every trained parameter once, grouped by the kind of update it gets."""

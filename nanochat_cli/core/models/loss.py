@@ -21,6 +21,8 @@ from nanochat_cli.core.models.shape import MAX_SOFTCAP
 
 KEPT_BYTES = 1 << 29
 """Logits, in their own dtype, that are kept for the backward pass; beyond it they are made again."""
+KEPT_NUMBERS = 1 << 30
+"""Kept logits in one tensor; more of them lie in several, so that kernels still count their elements in 32 bits."""
 LOGITS_BYTES = 1 << 28
 """Logits of one chunk, in their own dtype, where they are made again."""
 CHUNK_BYTES = 1 << 19
@@ -32,20 +34,33 @@ _ROWS = 64  # chunks are made of whole tiles of this many tokens
 
 
 def softcapped_cross_entropy(
-    x_BTE: Tensor, weight_VE: Tensor, target_BT: Tensor, softcap: float, *, vocab_size: int | None = None
+    x_BTE: Tensor,
+    weight_VE: Tensor,
+    target_BT: Tensor,
+    softcap: float,
+    *,
+    vocab_size: int | None = None,
+    kept_bytes: int | None = None,
 ) -> Tensor:
     """Return -log p(target) per token in nats, fp32 (fp64 for fp64), shape BT; 0 where the target is -1.
 
     The logits are softcap * tanh(x @ weight.T / softcap); no maximum is subtracted, hence a ValueError for a softcap
-    above 60. Rows of the weight from `vocab_size` on stand for nothing, take no part and get no gradient.
+    above 60. Rows of the weight from `vocab_size` on stand for nothing, take no part and get no gradient. `kept_bytes`
+    stands for KEPT_BYTES where there is more room.
     """
     if softcap > MAX_SOFTCAP:
         raise ValueError(f"softcap must be at most {MAX_SOFTCAP:g}: {softcap}")
     words = weight_VE.size(0) if vocab_size is None else vocab_size
     x_NE, target_N = x_BTE.flatten(0, 1), target_BT.flatten()
-    if x_NE.size(0) * words * x_NE.element_size() <= KEPT_BYTES:
-        used_VE = weight_VE if words == weight_VE.size(0) else weight_VE[:words]
-        loss_N: Tensor = _KeptLoss.apply(F.linear(x_NE, used_VE.to(x_NE.dtype)), target_N, softcap)
+    most = KEPT_BYTES if kept_bytes is None else kept_bytes
+    if x_NE.size(0) * words * x_NE.element_size() <= most:
+        used_VE = (weight_VE if words == weight_VE.size(0) else weight_VE[:words]).to(x_NE.dtype)
+        rows = max(1, KEPT_NUMBERS // words)
+        if x_NE.size(0) <= rows:
+            loss_N: Tensor = _KeptLoss.apply(F.linear(x_NE, used_VE), target_N, softcap)
+        else:
+            parts = zip(x_NE.split(rows), target_N.split(rows), strict=True)
+            loss_N = torch.cat([_KeptLoss.apply(F.linear(x, used_VE), target, softcap) for x, target in parts])
     else:
         rows = chunk_rows(x_NE.size(0), words, x_NE.element_size())
         loss_N, _ = _chunked(x_NE, weight_VE, target_N, softcap, words, rows, torch.compiler.is_compiling())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nanochat_cli.core.models.attention import Attention, KVState
+from nanochat_cli.core.models.attention import Attention, KVState, choose_kernel
 from nanochat_cli.core.models.base import DecodeState, LanguageModel, Linear, norm
 from nanochat_cli.core.models.portable import MLP, attention_splits
 from nanochat_cli.core.models.shape import SMEAR_CHANNELS, ModelConfig
@@ -78,8 +78,7 @@ class Nanochat(LanguageModel):
         return KVState(self.config, batch_size, max_len, self.device, self.precision)
 
     def set_attention(self, form: str) -> None:
-        for block in self.layers():
-            block.attn.form = form
+        choose_kernel((block.attn for block in self.layers()), form, self.config, self.device)
 
     def hidden(self, idx_BT: Tensor, state: DecodeState | None = None) -> Tensor:
         assert state is None or isinstance(state, KVState)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.models.attention import Attention, KVState
+from nanochat_cli.core.models.attention import Attention, KVState, choose_kernel
 from nanochat_cli.core.models.base import Block, DecodeState, LanguageModel, Linear, norm
 from nanochat_cli.core.models.shape import MLP_RATIO, ModelConfig
 from nanochat_cli.core.optim.groups import ParamGroup
@@ -80,8 +80,7 @@ class Portable(LanguageModel):
         return KVState(self.config, batch_size, max_len, self.device, self.precision)
 
     def set_attention(self, form: str) -> None:
-        for block in self.layers():
-            block.attn.form = form
+        choose_kernel((block.attn for block in self.layers()), form, self.config, self.device)
 
     def matrix_groups(self) -> list[ParamGroup]:
         params = {f"blocks.{name}": p for name, p in self.blocks.named_parameters()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.dist import Coming, Dist
 from nanochat_cli.core.optim.groups import ParamGroup
 
 EPS = 1e-10
@@ -27,19 +27,26 @@ class Entry:
         self.moments: dict[str, Tensor] = {}
         self.count = torch.zeros((), device=param.device)
         self.grad: Tensor | None = None
+        self._sum: Coming | None = None
+        self._new: Coming | None = None
+
+    def start(self) -> None:
+        """Begin to add up the gradient over all processes."""
+        grad = self.param.grad
+        if grad is not None:
+            self._sum = self.dist.start_sum_and_share(self._padded(grad)) if self.shared else self.dist.start_sum(grad)
 
     def collect(self) -> Tensor | None:
-        """Add up the gradient over all processes; keep and return this one's share."""
-        grad = self.param.grad
-        if grad is not None and self.shared:
-            grad = self.dist.sum_and_share(self._padded(grad))
-        elif grad is not None:
-            grad = self.dist.all_reduce_sum(grad)
-        self.grad = grad
-        return grad
+        """Wait for what was started; keep and return this process's share of the sum."""
+        self.grad = None if self._sum is None else self._sum.get()
+        self._sum = None
+        return self.grad
 
-    def step(self, lr: float, betas: tuple[float, float], decay: float) -> None:
-        """Scale by 1 - lr * decay, then move by lr * m / (sqrt(v) + eps), both moments corrected for starting at 0."""
+    def update(self, lr: float, betas: tuple[float, float], decay: float) -> None:
+        """Scale by 1 - lr * decay, then move by lr * m / (sqrt(v) + eps), both moments corrected for starting at 0.
+
+        Where each process did its share, hand them round; they arrive by `finish`.
+        """
         if self.grad is None:
             return
         own = self._own(self.param) if self.shared else self.param
@@ -62,7 +69,13 @@ class Entry:
             maximize=False,
         )
         if self.shared:
-            self.param.copy_(self._whole(own))
+            self._new = self.dist.start_gather(own)
+
+    def finish(self) -> None:
+        """Take over the weights that the other processes have updated."""
+        if self._new is not None:
+            self.param.copy_(self._flattened(self._new.get()))
+            self._new = None
 
     def state(self) -> dict[str, Tensor]:
         """Return step count and both moments, whole; empty before the first step. Every process must call it."""
@@ -90,7 +103,10 @@ class Entry:
         return torch.nn.functional.pad(flat, (0, share - flat.numel())).view(1, share)
 
     def _whole(self, own: Tensor) -> Tensor:
-        return self.dist.gather_shares(own).reshape(-1)[: self.param.numel()].view_as(self.param)
+        return self._flattened(self.dist.gather_shares(own))
+
+    def _flattened(self, shares: Tensor) -> Tensor:
+        return shares.reshape(-1)[: self.param.numel()].view_as(self.param)
 
 
 class AdamW:
@@ -101,16 +117,28 @@ class AdamW:
         self.entries = {name: Entry(param, dist or Dist()) for name, param in group.params.items()}
 
     @torch.no_grad()
+    def start(self) -> None:
+        """Begin to add gradients up over all processes."""
+        for entry in self.entries.values():
+            entry.start()
+
+    @torch.no_grad()
     def collect(self) -> list[Tensor]:
-        """Add gradients up over all processes and return this one's part of the sums, each weight in one process."""
+        """Wait for the sums and return this process's part of them, each weight in one process."""
         found = [(entry, entry.collect()) for entry in self.entries.values()]
         return [grad for entry, grad in found if grad is not None and (entry.shared or entry.dist.is_main)]
 
     @torch.no_grad()
-    def step(self, lr_mult: float) -> None:
-        """Update every parameter that has a gradient."""
+    def update(self, lr_mult: float) -> None:
+        """Update every parameter that has a gradient, and begin to hand the new weights round."""
         for entry in self.entries.values():
-            entry.step(self.lr * lr_mult, self.betas, self.decay)
+            entry.update(self.lr * lr_mult, self.betas, self.decay)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Wait until every process has all new weights."""
+        for entry in self.entries.values():
+            entry.finish()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return step count and both moments of each parameter; empty before the first step."""

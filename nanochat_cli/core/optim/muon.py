@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.dist import Coming, Dist
 from nanochat_cli.core.optim.groups import ParamGroup
 
 # Five odd polynomials whose composition lifts singular values in [1e-3, 1] to about 1 (Polar Express,
@@ -122,6 +123,22 @@ def pieces(group: ParamGroup) -> Iterable[Piece]:
             start += rows
 
 
+class Update(Protocol):
+    """A whole update of a stack in one call, see `fused.Fused`."""
+
+    def __call__(
+        self,
+        weight_KMN: Tensor,
+        grad_KMN: Tensor,
+        momentum_KMN: Tensor,
+        size: Tensor | None,
+        *,
+        rate: float,
+        momentum: float,
+        decay: float,
+    ) -> None: ...
+
+
 class Stack:
     """Matrices of one shape, updated together; over several processes each owns an equal share of them.
 
@@ -139,26 +156,49 @@ class Stack:
             tall = num_rows >= num_columns
             self.size = torch.zeros(self.share, num_rows if tall else 1, 1 if tall else num_columns, device=device)
         self.grad = self.momentum  # of this process's share, once it is collected
+        self.rate_scale = max(1.0, num_rows / num_columns) ** 0.5
+        self._sum: Coming | None = None
+        self._new: Coming | None = None
 
-    def collect(self) -> None:
-        """Add up gradients over all processes; this one keeps its share."""
-        stacked = self._stacked([piece.of(_grad(piece.param)) for piece in self.members])
-        self.grad = self.dist.sum_and_share(stacked)
+    def start(self) -> None:
+        """Begin to add up gradients over all processes."""
+        self._sum = self.dist.start_sum_and_share(
+            self._stacked([piece.of(_grad(piece.param)) for piece in self.members])
+        )
 
-    def step(self, rate: float, momentum: float, decay: float, variant: Variant) -> None:
-        """Update this process's share, then hand all shares round."""
+    def collect(self) -> Tensor:
+        """Wait for what was started; keep and return this process's share of the sums."""
+        if self._sum is None:
+            raise ValueError("nothing was started: call start before collect")
+        self.grad, self._sum = self._sum.get(), None
+        return self.grad
+
+    def update(self, rate: float, momentum: float, decay: float, variant: Variant, fused: Update | None) -> None:
+        """Update this process's share, then hand all shares round; they arrive by `finish`."""
+        rate *= self.rate_scale
+        if fused is not None:
+            mine = self._own([piece.of(piece.param) for piece in self.members])
+            fused(mine, self.grad, self.momentum, self.size, rate=rate, momentum=momentum, decay=decay)
+            self._new = self.dist.start_gather(mine)
+            return
         self.momentum.lerp_(self.grad, 1 - momentum)
         step_KMN = direction(self.grad.lerp_(self.momentum, momentum), self.size, variant)
-        num_rows, num_columns = step_KMN.shape[1:]
-        rate *= max(1.0, num_rows / num_columns) ** 0.5
-        if self.dist.world == 1:
+        if self.dist.world == 1:  # one by one: on a CPU that saves two copies of all weights
             for piece, step_MN in zip(self.members, step_KMN, strict=True):
                 apply(piece.of(piece.param), step_MN, rate, decay, variant.cautious)
             return
         mine = self._own([piece.of(piece.param) for piece in self.members])
         apply(mine, step_KMN, rate, decay, variant.cautious)
-        for piece, new_MN in zip(self.members, self.dist.gather_shares(mine), strict=False):
-            piece.of(piece.param).copy_(new_MN)
+        self._new = self.dist.start_gather(mine)
+
+    def finish(self) -> None:
+        """Take over the new weights, those of other processes among them."""
+        if self._new is not None:
+            new_KMN = self._new.get()[: len(self.members)]
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+                [piece.of(piece.param) for piece in self.members], list(new_KMN.unbind())
+            )
+            self._new = None
 
     def gathered(self) -> tuple[Tensor, Tensor | None]:
         """Return momentum and sizes of all members, on every process."""
@@ -180,27 +220,40 @@ class Stack:
 
 
 class Muon:
-    """Muon over one group of matrices."""
+    """Muon over one group of matrices; `fused` makes the update of a stack in one call."""
 
-    def __init__(self, group: ParamGroup, lr: float, variant: Variant, dist: Dist) -> None:
-        self.lr, self.variant, self.params = lr, variant, dict(group.params)
+    def __init__(self, group: ParamGroup, lr: float, variant: Variant, dist: Dist, fused: Update | None = None) -> None:
+        self.lr, self.variant, self.fused, self.params = lr, variant, fused, dict(group.params)
         by_shape: dict[tuple[int, int], list[Piece]] = {}
         for piece in pieces(group):
             by_shape.setdefault((piece.rows, piece.param.size(1)), []).append(piece)
         self.stacks = [Stack(members, dist, variant.beta2) for members in by_shape.values()]
 
     @torch.no_grad()
-    def collect(self) -> list[Tensor]:
-        """Add gradients up over all processes and return this one's share of the sums."""
+    def start(self) -> None:
+        """Begin to add gradients up over all processes."""
         for stack in self.stacks:
-            stack.collect()
-        return [stack.grad for stack in self.stacks]
+            stack.start()
 
     @torch.no_grad()
-    def step(self, lr_mult: float, momentum: float, weight_decay: float) -> None:
-        """Update every matrix: p <- p - lr * sqrt(max(1, M/N)) * (orthogonal step + weight_decay * p)."""
+    def collect(self) -> list[Tensor]:
+        """Wait for the sums and return this process's share of them."""
+        return [stack.collect() for stack in self.stacks]
+
+    @torch.no_grad()
+    def update(self, lr_mult: float, momentum: float, weight_decay: float) -> None:
+        """Move every matrix: p <- p - lr * sqrt(max(1, M/N)) * (orthogonal step + weight_decay * p).
+
+        Each stack is handed round while the next one is computed; all are there after `finish`.
+        """
         for stack in self.stacks:
-            stack.step(self.lr * lr_mult, momentum, weight_decay, self.variant)
+            stack.update(self.lr * lr_mult, momentum, weight_decay, self.variant, self.fused)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Wait until every process has all new weights."""
+        for stack in self.stacks:
+            stack.finish()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the momentum of each parameter, in its shape, and NorMuon's sizes. Every process must call it."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.optim.adamw import AdamW
+from nanochat_cli.core.optim.fused import Fused
 from nanochat_cli.core.optim.groups import ParamGroup, Role
 from nanochat_cli.core.optim.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon, Variant
 
@@ -62,11 +63,13 @@ class MuonAdamW:
         dist: Dist,
         dtype: torch.dtype,
         batch_scale: float = 1.0,
+        fused: bool = False,
     ) -> None:
         variant = _variant(settings, dtype)
+        update = Fused(variant) if fused else None
         rates = {id(g): _rate(settings, g.role) * g.lr_scale * (batch_scale if g.batch_scaled else 1) for g in groups}
         self.dist = dist
-        self.muons = [Muon(g, rates[id(g)], variant, dist) for g in groups if g.kind == "muon"]
+        self.muons = [Muon(g, rates[id(g)], variant, dist, update) for g in groups if g.kind == "muon"]
         self.adamws = [AdamW(g, rates[id(g)], dist) for g in groups if g.kind == "adamw"]
         self.params = [p for g in groups for p in g.params.values()]
         self._grads: list[Tensor] | None = None
@@ -74,7 +77,10 @@ class MuonAdamW:
     def collect(self) -> list[Tensor]:
         """Add the gradients up over all processes; return this one's share of the sums. Called once per step."""
         if self._grads is None:
-            self._grads = [grad for part in (*self.muons, *self.adamws) for grad in part.collect()]
+            parts = (*self.muons, *self.adamws)
+            for part in parts:  # all at once: while one is summed, the next is put together
+                part.start()
+            self._grads = [grad for part in parts for grad in part.collect()]
         return self._grads
 
     def clip(self, max_norm: float | None, scale: float = 1.0) -> Tensor:
@@ -101,10 +107,12 @@ class MuonAdamW:
     def step(self, lr_mult: float = 1.0, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         """Update all parameters. The decay is Muon's; AdamW's groups have their own."""
         self.collect()
+        for adamw in self.adamws:  # first: their weights travel while Muon computes
+            adamw.update(lr_mult)
         for muon in self.muons:
-            muon.step(lr_mult, momentum, weight_decay)
-        for adamw in self.adamws:
-            adamw.step(lr_mult)
+            muon.update(lr_mult, momentum, weight_decay)
+        for part in (*self.adamws, *self.muons):
+            part.finish()
         self._grads = None
 
     def zero_grad(self) -> None:
@@ -130,12 +138,13 @@ def build(
     *,
     precision: str = "bf16",
     batch_scale: float = 1.0,
+    fused: bool = False,
 ) -> MuonAdamW:
     """Return the optimizer of a model's groups. `precision` is that of Muon's matrix products ("bf16" or "fp32").
 
-    `batch_scale` multiplies the rates of all groups that depend on the batch size.
+    `batch_scale` multiplies the rates of all groups that depend on the batch size; `fused` compiles Muon's update.
     """
-    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale)
+    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale, fused)
 
 
 def _variant(settings: OptimSettings, dtype: torch.dtype) -> Variant:

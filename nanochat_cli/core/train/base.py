@@ -13,7 +13,7 @@ from nanochat_cli.core.models.build import build
 from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import BaseTrainConfig
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import data, hooks, stage
+from nanochat_cli.core.train import data, hooks, stage, windows
 
 
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
@@ -21,6 +21,7 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
     corpus = Corpus.open(cfg.corpus.data or "")
     tokenizer = Tokenizer.load(paths.tokenizer_dir(cfg.corpus.tokenizer or corpus.name))
     net = planning.model_shape(cfg, vocab_size=tokenizer.vocab_size, max_seq_len=cfg.model.max_seq_len or 0)
+    net = windows.settled(net, cfg.compute, run, dist, log)
     model = build(net, seed=cfg.compute.seed, device=dist.device)
     batch = stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
     rows = data.text_rows(corpus, tokenizer, net.max_seq_len, dist, log, packing_by=cfg.corpus.packing)

@@ -26,7 +26,7 @@ from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import BaseTrainConfig, BenchTrainConfig
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import data, gradient, guards, loop, stage
+from nanochat_cli.core.train import data, gradient, guards, loop, room, stage, windows
 from nanochat_cli.core.train.prefetch import Prefetched
 
 WARM_UP = 2
@@ -94,14 +94,15 @@ def run(cfg: BenchTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[st
     """
     base = BaseTrainConfig(model=cfg.model, batch=cfg.batch, optim=cfg.optim, compute=cfg.compute)
     net = planning.model_shape(base, vocab_size=cfg.bench.vocab or 0, max_seq_len=cfg.model.max_seq_len or 0)
+    net = windows.settled(net, cfg.compute, run, dist, log)
     began = time.perf_counter()
     model = build(net, seed=cfg.compute.seed, device=dist.device)
     batch = stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
     planned = _TOKENS_PER_PARAMETER * shape.count_params(net).scaling
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     losses = stage.adopt(model, how, log)
-    products = how.dtype if how.dtype == "bf16" else "fp32"  # of Muon: fp16 overflows there
-    optimizer = optim.build(model.param_groups(), cfg.optim, dist, precision=products)
+    room.use(model, device_batch_size=batch.device, world=dist.world, dtype=how.dtype, compiled=how.compile)
+    optimizer = stage.optimizer_of(model, cfg.optim, dist, how)
     model.train()
     chosen_s = time.perf_counter() - began
     _reset_peak(dist)

@@ -16,16 +16,24 @@ BF16_CAPABILITY = (8, 0)
 FP8_LEAST_LAYERS = 20
 """Below this depth products are so small that quantising costs more than it gains."""
 DTYPES = ("fp32", "bf16", "fp16")
+TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _FIRST_SCALE = 2.0**16
 _LARGEST_SCALE = 2.0**32
 _GROWS_AFTER = 2000
 
 
-def candidates(device: torch.device) -> tuple[str, str]:
-    """Return the dtypes worth timing on a device: GPUs before Ampere multiply fp16, and only emulate bf16."""
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < BF16_CAPABILITY
-    return ("fp32", "fp16") if old else ("fp32", "bf16")
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """Return the dtypes worth timing on a device: GPUs before Ampere multiply fp16, and only emulate bf16.
+
+    On Apple's GPUs attention in either was wrong without a word (pytorch#195910), so there it must be asked for. On
+    modern GPUs bf16 is many times faster than fp32, which need not be found out with a second model in memory.
+    """
+    if device.type == "mps":
+        return ("fp32",)
+    if device.type != "cuda":
+        return ("fp32", "bf16")
+    return ("fp32", "fp16") if torch.cuda.get_device_capability(device) < BF16_CAPABILITY else ("bf16",)
 
 
 def of_optimizer(dtype: str) -> str:

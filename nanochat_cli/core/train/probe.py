@@ -7,7 +7,6 @@ be known beforehand, so each is timed for a few steps. What a kernel computes is
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import time
@@ -23,8 +22,10 @@ from nanochat_cli.core import files, machine, optim
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import EnvironmentLacks, NanochatError
 from nanochat_cli.core.events import NULL, Log
+from nanochat_cli.core.models import flash, kernel_check, kernels
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.build import build
+from nanochat_cli.core.models.kernel_parts import Sizes, first_line
 from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.settings import ComputeSection, OptimSection
 from nanochat_cli.core.train import compile_ahead, device_batch, precision
@@ -45,12 +46,16 @@ _ISA_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a stage computes. `tokens_per_s` holds what was measured, by "dtype/attention" and "…/compiled"."""
+    """How a stage computes. `tokens_per_s` holds what was measured, by "dtype/attention" and "…/compiled".
+
+    `kernel` is the identity of the attention kernel: which package or torch, and its version.
+    """
 
     dtype: str
     attention: str
     compile: bool
     fp8: bool = False
+    kernel: str = ""
     tokens_per_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -77,7 +82,7 @@ def choose(
     device = device or torch.device("cpu")
     memory = _Memory(cache_path, _key(config, device_batch_size, threads, device))
     bench = _Bench(config, device_batch_size, device)
-    eager = _candidates(config, requested, device)
+    eager = _candidates(config, requested, device, log)
     if any(how.name not in memory.speeds for how in eager):
         log.note("measuring arithmetic and kernels (once for this machine and shape)")
         memory.keep(bench.race(eager))
@@ -90,29 +95,96 @@ def choose(
         requested.fp8, device, n_layer=config.n_layer, dtype=best.dtype, compiled=best.compile, log=log
     )
     words = f"{best.dtype}{' with FP8 products' if narrow else ''}"
-    log.note(f"computing in {words}, attention {best.attention}, {'compiled' if best.compile else 'eager'}")
-    return replace(best, fp8=narrow, tokens_per_s=dict(memory.speeds))
+    kernel = kernels.resolve(best.attention, Sizes.of(config), device)
+    of = f" ({kernel.identity})" if best.attention in kernels.WINDOWED else ""
+    log.note(f"computing in {words}, attention {best.attention}{of}, {'compiled' if best.compile else 'eager'}")
+    if best.compile and not kernel.whole:
+        log.warning(f"compiled code stops at every call of {kernel.identity}: another version of it may be faster")
+    return replace(best, fp8=narrow, kernel=kernel.identity, tokens_per_s=dict(memory.speeds))
 
 
-def _candidates(config: ModelConfig, requested: ComputeSection, device: torch.device) -> list[Execution]:
-    """The allowed combinations. fp32 comes first: it is never hopeless, and bf16 without the instructions is."""
+def _candidates(
+    config: ModelConfig, requested: ComputeSection, device: torch.device, log: Log = NULL
+) -> list[Execution]:
+    """The allowed combinations. fp32 comes first: it is never hopeless, and bf16 without the instructions is.
+
+    Raises EnvironmentLacks, with the reason, for an attention kernel that was asked for and cannot be used.
+    """
     dtypes = precision.candidates(device) if requested.precision == "auto" else (requested.precision,)
-    forms = ("matmul", "fused") if requested.attention == "auto" else (requested.attention,)
-    if requested.attention == "auto" and (device.type != "cpu" or config.max_seq_len > _LONGEST_MATMUL):
-        forms = ("fused",)
     if device.type == "cpu" and requested.precision == "auto" and not _knows_bf16():
         dtypes = ("fp32",)
-    return [Execution(dtype=d, attention=a, compile=False) for d, a in itertools.product(dtypes, forms)]
+    if requested.attention != "auto":
+        dtypes = _dtypes_of(requested.attention, dtypes, config, device)
+        return [Execution(dtype=d, attention=requested.attention, compile=False) for d in dtypes]
+    pairs = [(d, form) for d in dtypes for form in _forms(d, config, requested, device, log)]
+    return [Execution(dtype=d, attention=form, compile=False) for d, form in pairs]
+
+
+def _dtypes_of(form: str, dtypes: tuple[str, ...], config: ModelConfig, device: torch.device) -> tuple[str, ...]:
+    """Those dtypes that a kernel which was asked for computes in. Raises EnvironmentLacks if there is none."""
+    sizes = Sizes.of(config)
+    why = {d: kernels.lacking(form, device, dtype=precision.TORCH[d], head_dim=sizes.head_dim) for d in dtypes}
+    if fitting := tuple(d for d in dtypes if why[d] is None):
+        kernels.resolve(form, sizes, device)  # one that is installed but broken fails here, not within the race
+        return fitting
+    raise EnvironmentLacks(
+        f"attention kernel {form} cannot be used here: {why[dtypes[-1]]}",
+        hint="--attention auto takes the best there is",
+    )
+
+
+def _forms(
+    dtype: str, config: ModelConfig, requested: ComputeSection, device: torch.device, log: Log
+) -> tuple[str, ...]:
+    """The attention kernels worth timing in a dtype."""
+    products = config.max_seq_len <= _LONGEST_MATMUL
+    if device.type == "mps":  # whose fused call was wrong before, so that there has to be another
+        return ("fused", "matmul") if products else ("fused",)
+    if kernels.capability(device) is None:
+        return ("matmul", "fused") if products else ("fused",)
+    windowed = usable_windowed(config, dtype, requested, device, log)
+    # Once torch's own calls run on FlashAttention 3 or 4, it makes no sense to time them as something else.
+    taken = any(kernels.resolve(form, Sizes.of(config), device).replaces for form in windowed)
+    return windowed if taken else (*windowed, "fused")
+
+
+def usable_windowed(
+    config: ModelConfig, dtype: str, requested: ComputeSection, device: torch.device, log: Log = NULL
+) -> tuple[str, ...]:
+    """Return the kernels that skip what lies outside a window and compute rightly here, best first.
+
+    What is installed and does not work is warned about. FlexAttention needs compilation not to be switched off.
+    """
+    sizes, good = Sizes.of(config), list[str]()
+    for form in kernels.WINDOWED:
+        narrow = precision.TORCH[dtype]
+        if form == "flex" and requested.compile == "off":
+            continue
+        if kernels.lacking(form, device, dtype=narrow, head_dim=sizes.head_dim) is not None:
+            continue
+        wrong = kernel_check.fault(form, sizes, device, narrow)
+        if wrong is None:
+            good.append(form)
+            if failed := kernels.resolve(form, sizes, device).passed_over:
+                log.warning(f"attention kernel {form}: passed over {failed}")
+        else:
+            log.warning(f"attention kernel {form} is passed over in {dtype}: {wrong}")
+    return tuple(good)
 
 
 def _fastest_causal(
     eager: list[Execution], config: ModelConfig, memory: _Memory, device: torch.device, log: Log
 ) -> Execution:
-    """The fastest whose scores do not depend on later tokens. Raises EnvironmentLacks if all of them do."""
+    """The fastest that computes rightly: no token sees later ones or beyond its window, and results are close to those
+
+    of plain attention. Raises EnvironmentLacks if there is none.
+    """
     for how in sorted(eager, key=lambda how: -memory.speeds[how.name]):
-        if not sees_ahead(config, how, device):
+        wrong = "lets a token see later ones" if sees_ahead(config, how, device) else None
+        wrong = wrong or kernel_check.fault(how.attention, Sizes.of(config), device, precision.TORCH[how.dtype])
+        if wrong is None:
             return how
-        log.warning(f"{how.name} lets a token see later ones on this machine: not used")
+        log.warning(f"{how.name} {wrong} on this machine: not used")
     raise EnvironmentLacks("no attention kernel computes correctly here", hint="try another version of torch")
 
 
@@ -145,10 +217,13 @@ def _compiled_if_faster(
     compiled = replace(best, compile=True)
     if memory.gains.get(compiled.name, 9.0) <= _COMPILED_MUST_GAIN and requested.compile != "on":
         return best
+    on_gpu = bench.device.type == "cuda"
     problem = compile_ahead.prepare(bench.config, compiled, bench.rows, bench.device, requested.compile_limit_s)
-    if problem is not None:
+    if problem is not None and not (on_gpu and "out of memory" in problem):  # beside the real model there is less
         log.warning(f"compiling {problem}: training goes on without it, and slower")
         return best
+    if on_gpu:  # always faster there; and two models of full size would not fit beside the real one
+        return compiled
     if compiled.name not in memory.gains:
         began = time.perf_counter()
         try:
@@ -167,12 +242,6 @@ def _compiled_if_faster(
         log.note(f"compiled the training step and timed it in {time.perf_counter() - began:.0f} s")
     gained = memory.gains.get(compiled.name, 0.0) > _COMPILED_MUST_GAIN
     return compiled if gained or requested.compile == "on" else best
-
-
-def first_line(problem: BaseException) -> str:
-    """Return an exception's type and the first line of what it says."""
-    said = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {said[0][:200]}" if said else type(problem).__name__
 
 
 def remembered(
@@ -255,6 +324,8 @@ def _key(config: ModelConfig, device_batch_size: int, threads: int, device: torc
         "limits": {name: os.environ.get(name) for name in _ISA_LIMITS},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
+    if device.type == "cuda":
+        what["kernels"] = flash.versions()
     return files.sha256_json(what)[:16]
 
 
@@ -368,12 +439,12 @@ def prepared(config: ModelConfig, how: Execution, device: torch.device) -> Langu
 
 @torch.no_grad()
 def sees_ahead(config: ModelConfig, how: Execution, device: torch.device) -> bool:
-    """Return whether changing later tokens changes the scores of earlier ones, which a causal model must not do."""
+    """Return whether changing later tokens changes what the head reads of earlier ones; in a causal model it cannot."""
     model = prepared(config, how, device)
-    length = min(config.max_seq_len, 64)
+    length = config.max_seq_len if how.attention == "flex" else min(config.max_seq_len, 64)  # flex knows one length
     generator = torch.Generator().manual_seed(2)
     ids_1T = torch.randint(config.vocab_size, (1, length), generator=generator)
     other_1T = ids_1T.clone()
     other_1T[:, length // 2 :] = (other_1T[:, length // 2 :] + 1) % config.vocab_size
-    early, early_other = (model(ids.to(device))[:, : length // 2] for ids in (ids_1T, other_1T))
-    return bool((early - early_other).abs().max() > _LEAK)
+    early, early_other = (model.hidden(ids.to(device))[:, : length // 2].float() for ids in (ids_1T, other_1T))
+    return not bool((early - early_other).abs().max() <= _LEAK)

@@ -16,8 +16,9 @@ from nanochat_cli.core.checkpoint import Loaded, Meta
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import Log
-from nanochat_cli.core.models import fp8
+from nanochat_cli.core.models import fp8, kernel_check, kernels
 from nanochat_cli.core.models.base import LanguageModel
+from nanochat_cli.core.models.kernel_parts import Sizes
 from nanochat_cli.core.models.shape import flops_per_token
 from nanochat_cli.core.runs import RunContext, checkpoint_steps
 from nanochat_cli.core.settings import (
@@ -29,7 +30,7 @@ from nanochat_cli.core.settings import (
     SourceSection,
 )
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import device_batch, loop, precision, probe, schedule
+from nanochat_cli.core.train import device_batch, loop, precision, probe, room, schedule
 from nanochat_cli.core.train.hooks import Hook
 from nanochat_cli.core.train.prefetch import Prefetched
 from nanochat_cli.core.train.probe import Execution
@@ -130,8 +131,10 @@ def execution(
     saved = run.dir / _EXECUTION
     chosen = [0, 0, 0, 0]
     if dist.is_main:
+        before: dict[str, Any] = {}
         if run.resume and saved.is_file():
-            compute = _as_before(compute, files.read_json(saved, "the stage's kernels"))
+            before = files.read_json(saved, "the stage's kernels")
+            compute = _as_before(compute, _with_kernels_of_here(before, compute, model, dist.device, log))
         with device_batch.explained(model.config, dist.device, device_batch_size):
             found = probe.choose(
                 model.config,
@@ -143,16 +146,18 @@ def execution(
                 planned_tokens=planned_tokens,
                 device=dist.device,
             )
+        if before.get("kernel", found.kernel) != found.kernel:
+            log.warning(f"attention kernel {found.kernel} instead of {before['kernel']}, which this run began with")
         files.write_json(saved, dataclasses.asdict(found))
         _keep_rows(run, device_batch_size)
         if dist.world == 1:
             return found
         dtype = precision.DTYPES.index(found.dtype)
-        chosen = [dtype, int(found.attention == "matmul"), int(found.compile), int(found.fp8)]
-    dtype, matmul, compiled, narrow = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
+        chosen = [dtype, kernels.FORMS.index(found.attention), int(found.compile), int(found.fp8)]
+    dtype, form, compiled, narrow = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
     return Execution(
         dtype=precision.DTYPES[dtype],
-        attention="matmul" if matmul else "fused",
+        attention=kernels.FORMS[form],
         compile=bool(compiled),
         fp8=bool(narrow),
         tokens_per_s={},
@@ -181,6 +186,21 @@ def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSect
     return dataclasses.replace(compute, precision=dtype, attention=attention, compile=switch, fp8=narrow)
 
 
+def _with_kernels_of_here(
+    saved: Mapping[str, Any], compute: ComputeSection, model: LanguageModel, device: torch.device, log: Log
+) -> dict[str, Any]:
+    """The saved choices; an attention kernel that does not work here is left open: any of them goes on as well."""
+    form, sizes = saved["attention"], Sizes.of(model.config)
+    if compute.attention != "auto" or form not in kernels.WINDOWED:
+        return dict(saved)
+    narrow = precision.TORCH[saved["dtype"] if compute.precision == "auto" else compute.precision]
+    reason = kernels.lacking(form, device, dtype=narrow, head_dim=sizes.head_dim)
+    if (reason := reason or kernel_check.fault(form, sizes, device, narrow)) is None:
+        return dict(saved)
+    log.warning(f"attention kernel {form}, which this run began with, is passed over: {reason}")
+    return {**saved, "attention": "auto"}
+
+
 def adopt(model: LanguageModel, how: Execution, log: Log) -> loop.Losses:
     """Set the model's precision and attention, and return its loss function for training."""
     model.set_precision(how.dtype)
@@ -188,6 +208,23 @@ def adopt(model: LanguageModel, how: Execution, log: Log) -> loop.Losses:
     if how.fp8:
         fp8.convert(model)
     return probe.TrainingLosses(model, how, log)
+
+
+def optimizer_of(
+    model: LanguageModel, settings: optim.OptimSettings, dist: Dist, how: Execution, *, batch_scale: float = 1.0
+) -> optim.MuonAdamW:
+    """Return the optimizer of a model that computes in this way.
+
+    On a GPU its update is compiled if training is; on a CPU it never is, where that gains little.
+    """
+    return optim.build(
+        model.param_groups(),
+        settings,
+        dist,
+        precision=precision.of_optimizer(how.dtype),
+        batch_scale=batch_scale,
+        fused=how.compile and dist.device.type == "cuda",
+    )
 
 
 def train(
@@ -230,16 +267,17 @@ def train(
     resumed = resume_point(run, log)
     if resumed is not None:
         check_same(resumed, record)
+    room.use(model, device_batch_size=device_batch_size, world=dist.world, dtype=how.dtype, compiled=how.compile)
     ahead = Prefetched(batches, device=dist.device, vocab_size=tokenizer.vocab_size) if prefetch else None
     job = loop.Job(
         stage_dir=run.dir,
         model=model,
         losses=adopt(model, how, log),
-        optimizer=optim.build(
-            model.param_groups(),
+        optimizer=optimizer_of(
+            model,
             cfg.optim,
             dist,
-            precision=precision.of_optimizer(how.dtype),
+            how,
             batch_scale=scaling.rate_scale(tokens_per_step) if cfg.optim.batch_scaling else 1.0,
         ),
         batches=ahead or batches,

@@ -13,10 +13,16 @@ PLAIN = Variant(dtype=torch.float32)
 FULL = Variant(eq=True, plus=True, beta2=0.9, cautious=True, dtype=torch.float32)
 
 
+def step(muon: Muon, lr_mult: float, decay: float) -> None:
+    muon.start()
+    muon.collect()
+    muon.update(lr_mult, 0.9, decay)
+    muon.finish()
+
+
 def one_step(group: ParamGroup, variant: Variant = PLAIN, *, decay: float = 0.0) -> Muon:
     muon = Muon(group, 0.1, variant, Dist())
-    muon.collect()
-    muon.step(1.0, 0.9, decay)
+    step(muon, 1.0, decay)
     return muon
 
 
@@ -67,16 +73,15 @@ def test_a_step_equals_the_formula_matrix_by_matrix() -> None:
     muon = Muon(group, 0.1, PLAIN, Dist())
     want = {n: p.detach().clone() for n, p in weights.items()}
     buffers = {n: torch.zeros_like(p) for n, p in weights.items()}
-    for step in range(3):
-        g = torch.Generator().manual_seed(step)
+    for number in range(3):
+        g = torch.Generator().manual_seed(number)
         for name, p in weights.items():
             p.grad = torch.randn(p.shape, generator=g)
             buffers[name].lerp_(p.grad, 0.1)
             update = orthogonalize(p.grad.lerp(buffers[name], 0.9)[None], torch.float32)[0]
             rate = 0.1 * 0.5 * max(1.0, p.size(0) / p.size(1)) ** 0.5
             want[name] = want[name] * (1 - rate * 0.3) - rate * update
-        muon.collect()
-        muon.step(0.5, 0.9, 0.3)
+        step(muon, 0.5, 0.3)
     for name, p in weights.items():
         assert torch.allclose(p, want[name], atol=1e-5), name
 
@@ -203,7 +208,6 @@ def test_the_state_can_be_saved_and_restored() -> None:
         with torch.no_grad():
             for name, p in weights.items():
                 p.copy_(kept[name])
-        muon.collect()
-        muon.step(1.0, 0.9, 0.1)
+        step(muon, 1.0, 0.1)
         ends.append({name: p.detach().clone() for name, p in weights.items()})
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in weights)

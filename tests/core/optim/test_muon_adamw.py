@@ -58,8 +58,10 @@ def test_adamw_equals_torch() -> None:
         for group in reference.param_groups:
             group["lr"] = 0.1 * (1 - step / 20)
         reference.step()
+        ours.start()
         ours.collect()
-        ours.step(1 - step / 20)
+        ours.update(1 - step / 20)
+        ours.finish()
     assert torch.allclose(mine, theirs, atol=1e-6)
 
 

@@ -127,8 +127,9 @@ def test_a_kernel_that_sees_ahead_is_not_used(tmp_path: Path, monkeypatch: pytes
     right = Attention.mix
 
     def mix(self: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        leaks = self.form == "matmul"
-        return F.scaled_dot_product_attention(q, k, v) if leaks else right(self, q, k, v)
+        if self.form != "matmul":
+            return right(self, q, k, v)
+        return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
 
     monkeypatch.setattr(Attention, "mix", mix)
     said: list[str] = []
@@ -162,6 +163,15 @@ def test_a_busy_minute_while_compiling_changes_no_later_choice(tmp_path: Path, m
     before = clock.steps.copy()
     assert choose(tmp_path, planned=LONG).name == "bf16/matmul/compiled"
     assert clock.steps == before, "nothing is measured again"
+
+
+def test_a_gpu_compiles_without_a_second_model_beside_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = probe._Bench(CONFIG, 4, torch.device("cuda"))
+    monkeypatch.setattr(bench, "race", lambda candidates: pytest.fail("nothing is to be raced"))
+    monkeypatch.setattr(compile_ahead, "prepare", lambda *args: None)
+    best = Execution(dtype="bf16", attention="fused", compile=False)
+    memory = probe._Memory(Path("nowhere"), "key")
+    assert probe._compiled_if_faster(best, bench, memory, ComputeSection(), probe.NULL).compile
 
 
 @pytest.mark.parametrize("switch", ["auto", "on"])
