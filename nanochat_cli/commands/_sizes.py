@@ -58,6 +58,7 @@ def show_derived(found: dict[str, Any], world: int, out: Output) -> None:
             ("peak rates", rates),
             ("", f"({scales})"),
             ("schedule", f"{ramps} {optim['final_lr_frac']:.0%} of the rates"),
+            ("momentum", optim["momentum"]),
             ("weight decay", decay),
             ("gradient norm", f"at most {optim['grad_clip']:g}" if optim["grad_clip"] else "not clipped"),
         ],

@@ -87,6 +87,8 @@ def run_stage(
 ) -> dict[str, Any] | None:
     """Plan one training stage, run it and show the result; return the result, or None after a dry run."""
     job = planning.make(stage, cfg, resume=resume, typed=typed, command=command)
+    if stage == "base" and not resume:
+        plan.refuse_what_cannot_fit(job.config, cfg)
     if dry_run:
         show_plan(job, out)
         return None

@@ -80,10 +80,6 @@ class Dist:
         """Add the tensor up over all processes, in place; return it."""
         return self.start_sum(tensor).get()
 
-    def sum_and_share(self, stacked: Tensor) -> Tensor:
-        """Add the tensor up over all processes; return this one's share of its first dimension, which must divide."""
-        return self.start_sum_and_share(stacked).get()
-
     def gather_shares(self, mine: Tensor) -> Tensor:
         """Return the shares of all processes, one after another along the first dimension."""
         return self.start_gather(mine).get()

@@ -54,11 +54,6 @@ class Memory:
         return sum(asdict(self).values())
 
     @property
-    def per_row(self) -> tuple[str, ...]:
-        """The parts that grow with the rows of a forward pass."""
-        return ("activations", "loss", "backward")
-
-    @property
     def largest(self) -> str:
         """The name of the largest part."""
         parts = asdict(self)
@@ -193,6 +188,8 @@ def assumed_mfu(depth: int, device: Device, *, fp8: bool = False) -> Assumed:
     Between measured depths it is interpolated, outside them the nearest one counts.
     """
     points, source = _figures(device, fp8)
+    if fp8 and device.capability != (9, 0):
+        source += "; FP8 may be faster"
     return Assumed(round(_interpolated(points, depth), 3), source)
 
 

@@ -97,7 +97,7 @@ def find(cluster: ClusterSection | None = None, environ: Mapping[str, str] = os.
     if step is not None and nnodes in (None, step.num_nodes):
         nnodes = step.num_nodes
         node_rank = step.node if node_rank is None else node_rank
-        endpoint = endpoint or step.first_host
+        endpoint = endpoint or (f"{step.first_host}:{step.port(PORT)}" if step.first_host else None)
     return _of_nodes(nnodes, node_rank, endpoint)
 
 
@@ -157,7 +157,7 @@ def _from_srun(step: slurm.Step, given: ClusterSection, environ: Mapping[str, st
     """Return the rank of a process of which srun started several on each node; None if it started one."""
     if step.num_tasks <= step.num_nodes:
         return None
-    host, port = environ.get("MASTER_ADDR") or step.first_host, int(environ.get("MASTER_PORT", PORT))
+    host, port = environ.get("MASTER_ADDR") or step.first_host, int(environ.get("MASTER_PORT", step.port(PORT)))
     if given.rdzv_endpoint is not None:
         host, port = host_and_port(given.rdzv_endpoint)
     if host is None:

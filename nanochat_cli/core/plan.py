@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat_cli.core import estimate, machine, paths, placement, planning, scaling, sizing
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.errors import ConfigError
+from nanochat_cli.core.errors import ConfigError, EnvironmentLacks
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.models.shape import ModelConfig
@@ -78,9 +78,16 @@ def derived(cfg: BaseTrainConfig) -> dict[str, Any]:
             "warmup_steps": curves.warmup,
             "warmdown_steps": curves.warmdown,
             "final_lr_frac": curves.floor,
+            "momentum": " to ".join(f"{curves.momentum(at):.2f}" for at in _turns(curves)),
             "grad_clip": optim.grad_clip,
         },
     }
+
+
+def _turns(curves: schedule.Schedule) -> list[int]:
+    """The steps between which Muon's momentum moves in one direction."""
+    ramp = min(curves.momentum_ramp, curves.num_steps // 3)
+    return [0, ramp, curves.num_steps] if curves.momentum_end is not None else [0, ramp]
 
 
 def _peak_rates(cfg: BaseTrainConfig, net: ModelConfig, batch: int) -> dict[str, float]:
@@ -183,6 +190,29 @@ def _disk(cfg: PlanConfig, counts: shape.ParamCounts, data: dict[str, Any], voca
         "checkpoints": (cfg.save.keep_last + 1) * checkpoint,  # the newest is whole before the oldest goes
     }
     return {**parts, "total": sum(parts.values()), "checkpoint": checkpoint}
+
+
+def refuse_what_cannot_fit(cfg: BaseTrainConfig, asked: BaseTrainConfig) -> None:
+    """Raise EnvironmentLacks, with the memory by part, if not even one row at a time can be trained here.
+
+    `cfg` is `asked` with every size settled by planning.
+    """
+    where = sizing.target(cfg)
+    vocab, _ = sizing.vocabulary(cfg, None)
+    net = planning.model_shape(cfg, vocab_size=vocab, max_seq_len=cfg.model.max_seq_len or 0)
+    options = sizing.memory_options(cfg, where)
+    limit = where.memory_bytes
+    if not limit or estimate.largest_device_batch(net, limit, **options):
+        return
+    need = estimate.memory(net, device_batch_size=1, **options)  # type: ignore[arg-type]
+    parts = sorted(((name, size) for name, size in dataclasses.asdict(need).items()), key=lambda part: -part[1])
+    shown = ", ".join(f"{name.replace('_', ' ')} {size / GIB:.1f}" for name, size in parts if size > need.total // 20)
+    one_row = planning.with_values(dataclasses.replace(cfg, model=asked.model), "batch", device_batch_size=1)
+    raise EnvironmentLacks(
+        f"depth {net.n_layer} does not fit: about {need.total / GIB:.1f} GiB for each process with one row at a time "
+        f"({shown}), and {where.name} has {estimate.usable(limit) / GIB:.1f} to use",
+        hint=f"{' or '.join(_what_helps(one_row, where, net, need))}; nanochat plan tells more",
+    )
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, OptimSection, RlConfig
 
 C = TypeVar("C")
-_CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
+CPU_SEQ_LEN, GPU_SEQ_LEN = 256, 2048
 _CHAT_CPU_BATCH = 8_192
 _CPU_BATCH = 16_384  # a step of more takes too long there
+_LARGEST_SHRINK = 0.03  # of a weight in one step by decay: where the rule asks for more, a model is too small for it
 MAX_WEIGHT = 100_000  # repeats of a data source
 _CPU_ROWS_TOKENS = 8_192  # tokens of one forward pass that stay cheap in memory
 
@@ -106,7 +107,7 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
     facts = tokenizer_facts(tokenizer)
     cfg = with_values(cfg, "corpus", data=corpus, tokenizer=tokenizer)
     on_gpu = num_gpus(cfg.compute) > 0
-    seq_len = cfg.model.max_seq_len or (_GPU_SEQ_LEN if on_gpu else _CPU_SEQ_LEN)
+    seq_len = cfg.model.max_seq_len or (GPU_SEQ_LEN if on_gpu else CPU_SEQ_LEN)
     net = model_shape(cfg, vocab_size=facts["vocab_size"], max_seq_len=seq_len)
     cfg = with_values(cfg, "model", **{key: getattr(net, key) for key in _SHAPE})
     cfg = by_scaling_rules(cfg, net)
@@ -121,14 +122,23 @@ def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]
 
 
 def by_scaling_rules(cfg: BaseTrainConfig, net: shape.ModelConfig) -> BaseTrainConfig:
-    """Return the config with batch and weight decay as numbers."""
+    """Return the config with batch, weight decay and the scaling of rates settled.
+
+    Runs on a CPU are much shorter than the horizon that the rule for rates was found at: at depth 4 and two million
+    tokens, rates lowered for a small batch cost more than all that the modern recipe gains.
+    """
+    if cfg.optim.batch_scaling is None:
+        cfg = with_values(cfg, "optim", batch_scaling=num_gpus(cfg.compute) > 0)
     cap = scaling.LARGEST_BATCH if num_gpus(cfg.compute) else _CPU_BATCH
     best = scaling.total_batch_size(net, cap)
     batch = settle_batch(cfg.batch, net.max_seq_len, cfg.compute, cfg.cluster.nnodes or 1, best)
     cfg = dataclasses.replace(cfg, batch=batch)
     if cfg.optim.weight_decay is not None:
         return cfg
-    return with_values(cfg, "optim", weight_decay=round(scaling.weight_decay(net, batch.total_batch_size or cap), 6))
+    total = batch.total_batch_size or cap
+    rate = cfg.optim.matrix_lr * (scaling.rate_scale(total) if cfg.optim.batch_scaling else 1.0)
+    decay = scaling.weight_decay(net, total, scaled_rates=bool(cfg.optim.batch_scaling))
+    return with_values(cfg, "optim", weight_decay=round(min(decay, _LARGEST_SHRINK / max(rate, 1e-9)), 6))
 
 
 _SHAPE = (

@@ -42,9 +42,13 @@ def total_batch_size(config: ModelConfig, cap: int = LARGEST_BATCH) -> int:
     return min(cap, 2 ** round(math.log2(best)))
 
 
-def weight_decay(config: ModelConfig, total_batch_size: int) -> float:
-    """Return Muon's weight decay, such that what decays in one horizon stays the same (arXiv 2405.13698)."""
-    return _REFERENCE_DECAY * rate_scale(total_batch_size) / _horizon_ratio(config)
+def weight_decay(config: ModelConfig, total_batch_size: int, *, scaled_rates: bool = True) -> float:
+    """Return Muon's weight decay, such that what decays in one horizon stays the same (arXiv 2405.13698).
+
+    Each step decays by rate times this; where rates do not follow the batch, this makes up for it.
+    """
+    scale = rate_scale(total_batch_size)
+    return _REFERENCE_DECAY * scale * (1.0 if scaled_rates else scale) / _horizon_ratio(config)
 
 
 def table_rate_scale(n_embd: int) -> float:

@@ -144,8 +144,10 @@ class OptimSection:
     residual_lr: float = opt(0.005, "AdamW learning rate of the residual scales.", min=0, flag=False)
     skip_lr: float = opt(0.5, "AdamW learning rate of the scales of the embedding in each block.", min=0, flag=False)
     gate_lr: float = opt(0.2, "AdamW learning rate of smear and backout, whatever the batch.", min=0, flag=False)
-    batch_scaling: bool = opt(
-        True, "Multiply rates by the square root of batch size over 524,288 tokens.", flag="--lr-batch-scaling"
+    batch_scaling: bool | None = opt(
+        None,
+        "Multiply rates by the square root of batch size over 524,288 tokens (automatic: on GPUs).",
+        flag="--lr-batch-scaling",
     )
     muon_eq: bool = opt(True, "Muon: bring the rows of a gradient to one norm first (MuonEq).", flag=False)
     muon_plus: bool = opt(True, "Muon: bring each update to the norm of an orthogonal matrix (Muon+).", flag=False)

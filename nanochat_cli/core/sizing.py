@@ -12,7 +12,7 @@ from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.settings import BaseTrainConfig
 
 DEFAULT_VOCAB = 32_768
-_CPU_SEQ_LEN, _GPU_SEQ_LEN = 256, 2048
+_ENOUGH_TOKENS = 65_536  # of one pass on a GPU: more do not make it faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def sized(cfg: BaseTrainConfig, where: Target, vocab_size: int) -> tuple[BaseTra
     gpus = where.count if where.on_gpu else 0
     procs = cfg.compute.procs if where.on_gpu else where.count
     cfg = planning.with_values(cfg, "compute", gpus=gpus, procs=procs)
-    seq_len = cfg.model.max_seq_len or (_GPU_SEQ_LEN if where.on_gpu else _CPU_SEQ_LEN)
+    seq_len = cfg.model.max_seq_len or (planning.GPU_SEQ_LEN if where.on_gpu else planning.CPU_SEQ_LEN)
     cfg = planning.with_values(cfg, "model", max_seq_len=seq_len)
     net = planning.model_shape(cfg, vocab_size=vocab_size, max_seq_len=seq_len)
     left_open = cfg.batch.device_batch_size is None
@@ -95,7 +95,8 @@ def sized(cfg: BaseTrainConfig, where: Target, vocab_size: int) -> tuple[BaseTra
     rows = (batch.total_batch_size or 0) // (seq_len * where.count)
     if left_open and where.memory_bytes:
         most = estimate.largest_device_batch(net, where.memory_bytes, **memory_options(cfg, where))
-        fitting = estimate.dividing_batch(min(most, batch.device_batch_size or 1), rows)
+        enough = batch.device_batch_size or max(1, _ENOUGH_TOKENS // seq_len)
+        fitting = estimate.dividing_batch(min(most, enough), rows)
         batch = dataclasses.replace(batch, device_batch_size=fitting or 1)
     return dataclasses.replace(cfg, batch=batch), net
 

@@ -24,6 +24,10 @@ class Step:
     first_host: str | None
     job: str
 
+    def port(self, first: int) -> int:
+        """Return a port from `first` on that is this job's own, as far as its last three digits tell."""
+        return first + (int(self.job[-3:]) if self.job.isdigit() else 0)
+
 
 def current(environ: Mapping[str, str]) -> Step | None:
     """Return the srun step that this process belongs to; None outside, and in a batch script or interactive shell."""

@@ -42,7 +42,7 @@ total = me.all_reduce_sum(loss.detach().clone())
 assert me.any(me.rank == me.world - 1) and not me.any(False)
 text = me.main_text("weights from " + "äb" * (me.rank + 1))
 token = me.broadcast(torch.tensor([me.rank + 5]))
-shares = me.sum_and_share(torch.full((me.world * 2, 3), float(me.rank)))
+shares = me.start_sum_and_share(torch.full((me.world * 2, 3), float(me.rank))).get()
 summed = me.gather_shares(shares).mean().item()
 state = optimizer.state_dict()
 me.barrier()
@@ -85,7 +85,7 @@ def test_several_processes_make_the_step_of_one(tmp_path: Path, arch: str, world
 def test_one_process_needs_no_group() -> None:
     me = Dist()
     x = torch.full((3,), 2.0)
-    assert torch.equal(me.gather_shares(me.sum_and_share(x)), x)
+    assert torch.equal(me.gather_shares(me.start_sum_and_share(x).get()), x)
     assert me.is_main
     assert me.any(True)
     assert not me.any(False)

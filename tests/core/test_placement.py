@@ -58,7 +58,7 @@ def test_nodes_by_options() -> None:
 
 def test_nodes_by_srun_and_what_is_given_wins() -> None:
     place = find(None, PER_NODE)
-    assert (place.nnodes, place.node_rank, place.endpoint, place.rank) == (2, 1, "gpu5:29500", None)
+    assert (place.nnodes, place.node_rank, place.endpoint, place.rank) == (2, 1, "gpu5:29507", None)
     assert find(ClusterSection(rdzv_endpoint="x:1"), PER_NODE).endpoint == "x:1"
     assert find(ClusterSection(nnodes=1), PER_NODE).alone
 
@@ -76,7 +76,7 @@ def test_a_rank_of_srun() -> None:
     rank = find(None, STEP).rank
     assert rank is not None
     assert (rank.rank, rank.local_rank, rank.world, rank.local_world) == (6, 2, 8, 4)
-    assert (rank.host, rank.port, rank.by) == ("gpu5", 29500, "srun")
+    assert (rank.host, rank.port, rank.by) == ("gpu5", 29507, "srun")
     other = find(None, {**STEP, "MASTER_ADDR": "m", "MASTER_PORT": "9"}).rank
     assert other is not None and (other.host, other.port) == ("m", 9)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from nanochat_cli.core import config, files, launch, machine, paths, plan, planning, sizing
-from nanochat_cli.core.errors import ConfigError, MissingArtifact
-from nanochat_cli.core.settings import PlanConfig
+from nanochat_cli.core import config, estimate, files, launch, machine, paths, plan, planning, sizing
+from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, MissingArtifact
+from nanochat_cli.core.settings import BaseTrainConfig, ComputeSection, ModelSection, PlanConfig
 
 
 @pytest.fixture(autouse=True)
@@ -180,3 +180,27 @@ def test_characters_in_a_token_grow_with_the_vocabulary() -> None:
     sizes = [plan.chars_per_token(2**power) for power in range(8, 18)]
     assert sizes == sorted(sizes)
     assert sizes[0] >= 1
+
+
+def test_a_model_that_cannot_fit_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = sizing.Target(name="a small box", on_gpu=False, count=1, memory_bytes=2 * estimate.GIB, device=None)
+    monkeypatch.setattr(sizing, "target", lambda cfg, gpu=None: small)
+    asked = BaseTrainConfig(model=ModelSection(depth=20, max_seq_len=256), compute=ComputeSection(gpus=0))
+    net = planning.model_shape(asked, vocab_size=32_768, max_seq_len=256)
+    settled = planning.by_scaling_rules(planning.with_values(asked, "model", n_embd=net.n_embd, n_head=net.n_head), net)
+    with pytest.raises(
+        EnvironmentLacks, match=r"depth 20 does not fit: about .* GiB .*optimizer .*, and a small box has"
+    ) as found:
+        plan.refuse_what_cannot_fit(settled, asked)
+    assert found.value.hint and "--depth 6" in found.value.hint, found.value.hint
+    plan.refuse_what_cannot_fit(planning.with_values(settled, "model", depth=2, n_embd=128, n_head=1), asked)
+
+
+@pytest.mark.parametrize(("depth", "gpus"), [(12, 1), (20, 8), (26, 8)])
+def test_rows_that_are_left_open_fill_a_gpu(depth: int, gpus: int) -> None:
+    cfg = BaseTrainConfig(model=ModelSection(depth=depth), compute=ComputeSection(gpus=gpus))
+    sized, net = sizing.sized(cfg, sizing.target(cfg, "h100"), 32_768)
+    rows = sized.batch.device_batch_size
+    assert rows is not None and 16 <= rows <= 65_536 // net.max_seq_len
+    assert sized.batch.total_batch_size is not None
+    assert sized.batch.total_batch_size % (rows * net.max_seq_len * gpus) == 0

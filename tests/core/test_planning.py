@@ -39,7 +39,7 @@ def test_automatic_values_become_numbers(books: None) -> None:
     assert (job.run, cfg.corpus.tokenizer, cfg.model.max_seq_len, cfg.model.n_embd) == ("books-d4", "books", 256, 256)
     assert (cfg.batch.total_batch_size, cfg.batch.device_batch_size, cfg.horizon.num_iterations) == (16384, 32, 7)
     assert (cfg.model.window_pattern, cfg.model.short_window, cfg.model.rope_base) == ("SSSL", 128, 100_000)
-    assert cfg.optim.weight_decay == pytest.approx(0.28 * (16384 / 2**19) ** 0.5 * _scaling(12) / _scaling(4), rel=1e-4)
+    assert cfg.optim.weight_decay == pytest.approx(0.28 * (16384 / 2**19) * _scaling(12) / _scaling(4), rel=1e-4)
     assert not job.dir.exists(), "planning writes nothing"
 
 

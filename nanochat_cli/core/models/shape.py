@@ -117,6 +117,8 @@ def from_depth(
     """
     if depth < 1:
         raise ConfigError(f"depth must be at least 1: {depth}")
+    if head_dim is not None and (head_dim < 2 or head_dim % 2):
+        raise ConfigError(f"head_dim must be even: {head_dim}", hint="64 and 128 are usual; GPUs want a multiple of 8")
     added = WHAT_AN_ARCH_ADDS.get(arch, {})
     per_head = head_dim or (CHANNELS_PER_HEAD if added else 1)
     width = -(-CHANNELS_PER_LAYER * depth // per_head) * per_head if n_embd is None else n_embd
@@ -151,8 +153,8 @@ def from_depth(
 
 
 def quarter_window(max_seq_len: int) -> int:
-    """Return a quarter of the context, rounded up to a multiple of 128 (the tile of GPU kernels)."""
-    return -(-max_seq_len // (4 * 128)) * 128
+    """Return a quarter of the context, rounded up to a multiple of 128 (the tile of GPU kernels), at most all of it."""
+    return min(max_seq_len, -(-max_seq_len // (4 * 128)) * 128)
 
 
 def fitting_heads(n_embd: int) -> list[int]:
@@ -187,8 +189,11 @@ def check(config: ModelConfig) -> None:
         )
     if not config.window_pattern or set(config.window_pattern) - set("SL"):
         raise ConfigError(f"window_pattern must be made of S and L: {config.window_pattern!r}", hint="for example SSSL")
-    if "S" in config.window_pattern and config.short_window < 1:
-        raise ConfigError(f"short_window must be at least 1: {config.short_window}")
+    if "S" in config.window_pattern and not 1 <= config.short_window <= config.max_seq_len:
+        raise ConfigError(
+            f"short_window must be between 1 and the context of {config.max_seq_len}: {config.short_window}",
+            hint=f"about a quarter of the context is usual: {quarter_window(config.max_seq_len)}",
+        )
     for name in ("value_embeds_every", "vocab_multiple"):
         if getattr(config, name) < (name == "vocab_multiple"):
             raise ConfigError(f"{name} must not be negative or zero: {getattr(config, name)}")

@@ -15,6 +15,9 @@ from nanochat_cli.core.settings import BaseTrainConfig
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import data, hooks, stage, windows
 
+MANY_EPOCHS = 3
+"""Up to about four passes, text that is read again teaches nearly as much as new text (arXiv 2305.16264)."""
+
 
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
     """Train a new model on a corpus and return the result in numbers. Every automatic size of `cfg` is settled."""
@@ -32,6 +35,8 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
         f"{model.num_params():,} parameters, {num_steps:,} steps of {batch.total:,} tokens, "
         f"{batches.epochs(num_steps):.2g} passes over the corpus"
     )
+    if (epochs := batches.epochs(num_steps)) > MANY_EPOCHS:
+        log.warning(f"{epochs:.1f} passes over the corpus: beyond {MANY_EPOCHS}, more text teaches more than another")
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     return stage.train(
         cfg,

@@ -32,6 +32,8 @@ class Prefetched:
         if wire is None and device.type == "cuda":
             wire = lambda: CudaWire(device)  # noqa: E731
         self._batches = batches
+        self.indices = getattr(batches, "indices", None)
+        """Which rows a step is made of, if the batches know."""
         self._transfer = Transfer(wire(), vocab_size) if wire else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: tuple[Key, Future[Made]] | None = None

@@ -22,13 +22,13 @@ from nanochat_cli.core import files, machine, optim
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import EnvironmentLacks, NanochatError
 from nanochat_cli.core.events import NULL, Log
-from nanochat_cli.core.models import flash, kernel_check, kernels
+from nanochat_cli.core.models import flash, fp8, kernel_check, kernels
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.build import build
 from nanochat_cli.core.models.kernel_parts import Sizes, first_line
 from nanochat_cli.core.models.shape import ModelConfig
 from nanochat_cli.core.settings import ComputeSection, OptimSection
-from nanochat_cli.core.train import compile_ahead, device_batch, precision
+from nanochat_cli.core.train import compile_ahead, device_batch, precision, room
 
 _ROUNDS = 3
 _BUDGET_S = 6.0  # no further round of timing starts after this long; every candidate has had its first step by then
@@ -91,9 +91,7 @@ def choose(
     pays_s = _COMPILED_BEFORE_PAYS_S if before else _COMPILE_PAYS_S
     if _wants_compile(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
         best = _compiled_if_faster(best, bench, memory, requested, log)
-    narrow = precision.use_fp8(
-        requested.fp8, device, n_layer=config.n_layer, dtype=best.dtype, compiled=best.compile, log=log
-    )
+    narrow = _narrow(best, config, requested, device, log)
     words = f"{best.dtype}{' with FP8 products' if narrow else ''}"
     kernel = kernels.resolve(best.attention, Sizes.of(config), device)
     of = f" ({kernel.identity})" if best.attention in kernels.WINDOWED else ""
@@ -101,6 +99,12 @@ def choose(
     if best.compile and not kernel.whole:
         log.warning(f"compiled code stops at every call of {kernel.identity}: another version of it may be faster")
     return replace(best, fp8=narrow, kernel=kernel.identity, tokens_per_s=dict(memory.speeds))
+
+
+def _narrow(how: Execution, config: ModelConfig, requested: ComputeSection, device: torch.device, log: Log) -> bool:
+    """Whether to compute in FP8."""
+    layers = config.n_layer
+    return precision.use_fp8(requested.fp8, device, n_layer=layers, dtype=how.dtype, compiled=how.compile, log=log)
 
 
 def _candidates(
@@ -218,7 +222,8 @@ def _compiled_if_faster(
     if memory.gains.get(compiled.name, 9.0) <= _COMPILED_MUST_GAIN and requested.compile != "on":
         return best
     on_gpu = bench.device.type == "cuda"
-    problem = compile_ahead.prepare(bench.config, compiled, bench.rows, bench.device, requested.compile_limit_s)
+    step = replace(compiled, fp8=_narrow(compiled, bench.config, requested, bench.device, NULL))
+    problem = compile_ahead.prepare(bench.config, step, bench.rows, bench.device, requested.compile_limit_s)
     if problem is not None and not (on_gpu and "out of memory" in problem):  # beside the real model there is less
         log.warning(f"compiling {problem}: training goes on without it, and slower")
         return best
@@ -255,9 +260,9 @@ class TrainingLosses:
     """The model's loss function as a stage calls it: compiled if chosen, and eager after all if that fails."""
 
     def __init__(self, model: LanguageModel, how: Execution, log: Log) -> None:
-        self._eager, self._log = model.losses, log
+        self._model, self._eager, self._log = model, model.losses, log
         self._call = torch.compile(self._eager, dynamic=False) if how.compile else self._eager
-        self._unproven = how.compile
+        self._proven: set[torch.Size] = set()  # each shape is compiled anew
 
     @property
     def compiled(self) -> bool:
@@ -266,7 +271,7 @@ class TrainingLosses:
 
     def __call__(self, idx_BT: Tensor, target_BT: Tensor) -> Tensor:
         """Return the loss of each target, as `LanguageModel.losses`."""
-        if not self._unproven:
+        if not self.compiled or idx_BT.shape in self._proven:
             return self._call(idx_BT, target_BT)
         try:
             loss_BT = self._call(idx_BT, target_BT)
@@ -275,9 +280,17 @@ class TrainingLosses:
                 raise
             self._log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
             self._call = self._eager
+            fp8.convert(self._model, None)  # which is slower than bf16 unless it is compiled
             loss_BT = self._eager(idx_BT, target_BT)
-        self._unproven = False
+        self._proven.add(idx_BT.shape)
         return loss_BT
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    """What is a table of positive numbers by name; anything else counts as not there."""
+    table = found if isinstance(found, dict) else {}
+    good = all(isinstance(value, int | float) and value > 0 for value in table.values())
+    return {str(name): float(value) for name, value in table.items()} if good else {}
 
 
 class _Memory:
@@ -286,8 +299,8 @@ class _Memory:
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
         known = self._all()
-        self.speeds: dict[str, float] = dict(known.get(key, {}))
-        self.gains: dict[str, float] = dict(known.get(self._gains, {}))
+        self.speeds: dict[str, float] = _numbers(known.get(key))
+        self.gains: dict[str, float] = _numbers(known.get(self._gains))
         """How many times faster compiled code was than the same eager, side by side."""
 
     @property
@@ -419,7 +432,10 @@ def _random_batch(config: ModelConfig, rows: int, device: torch.device) -> tuple
 
 def compile_once(config: ModelConfig, how: Execution, rows: int, device: torch.device) -> None:
     """Compile a training step and run it forwards and backwards, for what that leaves in the cache of kernels."""
-    losses = torch.compile(prepared(config, how, device).losses, dynamic=False)
+    model = prepared(config, how, device)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    room.use(model, device_batch_size=rows, world=world, dtype=how.dtype, compiled=True)  # as the stage will
+    losses = torch.compile(model.losses, dynamic=False)
     loss: Tensor = losses(*_random_batch(config, rows, device)).sum()
     loss.backward()
 
@@ -434,6 +450,8 @@ def prepared(config: ModelConfig, how: Execution, device: torch.device) -> Langu
             weight.copy_(torch.randn(weight.shape, generator=generator) * fan_in**-0.5)
     model.set_precision(how.dtype)
     model.set_attention(how.attention)
+    if how.fp8:
+        fp8.convert(model)
     return model
 
 

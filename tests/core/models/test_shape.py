@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,17 @@ def test_needs_no_torch() -> None:
         "import sys; from nanochat_cli.core.models import shape; print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", probe], text=True).split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"head_dim": 7}, "head_dim must be even: 7"),
+        ({"short_window": 300}, "short_window must be between 1 and the context of 256: 300"),
+        ({"window_pattern": "SX"}, "made of S and L"),
+        ({"head_dim": 96, "n_embd": 256}, "n_embd 256 is not a multiple of head_dim: 96"),
+    ],
+)
+def test_heads_and_windows_that_do_not_fit_are_named(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        shape.from_depth(4, vocab_size=100, max_seq_len=256, arch="nanochat", **given)

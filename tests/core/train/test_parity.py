@@ -72,9 +72,15 @@ def settled(preset: str) -> tuple[BaseTrainConfig, ModelConfig]:
     They are those for the batch that it would choose, though the steps here have fewer tokens.
     """
     sets = [f"recipe.preset={preset}", *SIZE, *SHORT[preset], f"horizon.num_iterations={NUM_STEPS}", "compute.gpus=0"]
+    if preset == "base":
+        sets.append("optim.batch_scaling=on")  # as on the GPUs that the recipe is for
     cfg = config.resolve(BaseTrainConfig, command="train base", env={}, sets=sets).config
     net = planning.model_shape(cfg, vocab_size=VOCAB, max_seq_len=SEQ_LEN)
-    return planning.by_scaling_rules(cfg, net), net
+    cfg = planning.by_scaling_rules(cfg, net)
+    if preset == "base":  # the rule as it is: planning holds it back for models as small as this one
+        decay = scaling.weight_decay(net, cfg.batch.total_batch_size or 0)
+        cfg = planning.with_values(cfg, "optim", weight_decay=round(decay, 6))
+    return cfg, net
 
 
 def some_rows(step: int) -> Tensor:

@@ -128,3 +128,12 @@ def test_training_ends_with_the_same_bits(make_job: MakeJob, rows: PackedRows) -
         if folder == "ahead":
             job.batches.close()  # type: ignore[attr-defined]
     assert ends[0] == ends[1]
+
+
+def test_it_knows_the_rows_of_a_step_as_its_batches_do(rows: PackedRows) -> None:
+    plain = Batches(rows, rows_per_step=8, seed=3)
+    ahead = Prefetched(plain, device=torch.device("cpu"), vocab_size=300)
+    try:
+        assert ahead.indices is not None and ahead.indices(5).tolist() == plain.indices(5).tolist()
+    finally:
+        ahead.close()
