@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nanochat_cli.core.scaling import MAX_EPOCHS
 from nanochat_cli.output import Output
 
 GROUPS = {
@@ -40,6 +41,15 @@ def batch(training: dict[str, Any], world: int) -> str:
     )
 
 
+def corpus(held: dict[str, Any] | None) -> str:
+    """Return how often a corpus would be read in one line."""
+    if held is None:
+        return "none yet"
+    many = ": so often teaches little, get more text" if held["epochs"] > MAX_EPOCHS else ""
+    about = "about " if held["estimated"] else ""
+    return f"{held['name']}, {about}{big(held['tokens'])} tokens, read {held['epochs']:,.2g} times{many}"
+
+
 def show_derived(found: dict[str, Any], world: int, out: Output) -> None:
     """Show what `plan.derived` found, a line for each thing."""
     params, training, optim = found["parameters"], found["training"], found["optimizer"]
@@ -53,6 +63,7 @@ def show_derived(found: dict[str, Any], world: int, out: Output) -> None:
             ("network", network(found["model"])),
             ("parameters", f"{params['total']:,}: {groups}"),
             ("tokens", horizon(training)),
+            ("corpus", corpus(found["corpus"])),
             ("batch", batch(training, world)),
             ("compute", f"{training['flops_per_token']:.3g} FLOPs a token, {training['flops']:.3g} in all"),
             ("peak rates", rates),

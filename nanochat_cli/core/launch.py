@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 
 from nanochat_cli import __version__
 from nanochat_cli.core import config, errors, events, failures, files, machine, paths, placement, runs, sinks, slurm
-from nanochat_cli.core.errors import ConfigError, NanochatError
+from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, NanochatError
 from nanochat_cli.core.placement import Place
 
 STOP_FILE = "stop"
@@ -94,10 +95,8 @@ def _refuse_started(stage: str, run: str, folder: Path) -> None:
         return
     state = "is finished" if finished else "was started before"
     anew = "choose a new name with --run" if stage == "base" else "train it anew into another run with --into NAME"
-    raise ConfigError(
-        f"stage {stage} of run {run} {state}: {folder}",
-        hint=f"continue it with `nanochat train {stage} --run {run} --resume`, or {anew}",
-    )
+    going_on = "" if finished else f"continue it with `nanochat train {stage} --run {run} --resume`, or "
+    raise ConfigError(f"stage {stage} of run {run} {state}: {folder}", hint=f"{going_on}{anew}")
 
 
 def saved_config(stage: str, run: str) -> Any:
@@ -288,12 +287,24 @@ def _tell_of_nodes(job: Plan, on_event: Callable[[events.Event], None]) -> None:
     """Say what this command waits for, or why it does not use all nodes of a Slurm job."""
     place, text = job.place, None
     if place.endpoint is not None:
+        _check_meeting_point(place.endpoint)
         text = f"node {place.node_rank} of {place.nnodes}, meeting the others at {place.endpoint}"
         text += "" if place.leads else "; the first node shows how it goes"
     elif place.alone and slurm.current(os.environ) is None and (nodes := slurm.nodes_of_job(os.environ)) > 1:
         text = f"using one of the {nodes} nodes of this Slurm job; for all of them: srun {job.command}"
     if text:
         on_event({"kind": "note", "time": time.time(), "text": text})
+
+
+def _check_meeting_point(endpoint: str) -> None:
+    """Raise EnvironmentLacks for a host that nobody here knows: torchrun would wait for it for ten minutes."""
+    host, port = placement.host_and_port(endpoint)
+    try:
+        socket.getaddrinfo(host, port)
+    except OSError as problem:
+        raise EnvironmentLacks(
+            f"no such host: {host} ({problem.strerror or problem})", hint="--rdzv-endpoint names the first machine"
+        ) from None
 
 
 @contextlib.contextmanager

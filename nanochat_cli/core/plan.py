@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat_cli.core import estimate, machine, paths, placement, planning, scaling, sizing
 from nanochat_cli.core.data.corpus import Corpus
-from nanochat_cli.core.errors import ConfigError, EnvironmentLacks
+from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, NanochatError
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.models.shape import ModelConfig
@@ -19,8 +19,6 @@ from nanochat_cli.core.settings import BaseTrainConfig, PlanConfig
 from nanochat_cli.core.sizing import Target
 from nanochat_cli.core.train import schedule
 
-MAX_EPOCHS = 3
-"""Passes over the same text beyond which it is worth a warning: more data would teach more."""
 SHARD_CHARS, SHARD_BYTES = 250_000_000, 100_000_000
 """A shard of the public pretraining corpora: its characters, and its size as a compressed file."""
 _CHARS_AT_64K, _CHARS_PER_DOUBLING = 4.8, 0.3
@@ -69,6 +67,7 @@ def derived(cfg: BaseTrainConfig) -> dict[str, Any]:
         "model": dataclasses.asdict(net),
         "parameters": _parameters(shape.count_params(net)),
         "training": _training(cfg, placement.world(cfg), net, steps, steps * batch),
+        "corpus": _corpus_if_it_opens(cfg, vocab, steps * batch),
         "optimizer": {
             "rates": _peak_rates(cfg, net, batch),
             "batch_scale": scaling.rate_scale(batch) if optim.batch_scaling else 1.0,
@@ -161,7 +160,7 @@ def _data(cfg: PlanConfig, vocab: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def _corpus(cfg: PlanConfig, vocab: int, tokens: int) -> dict[str, Any] | None:
+def _corpus(cfg: PlanConfig | BaseTrainConfig, vocab: int, tokens: int) -> dict[str, Any] | None:
     """The corpus that training would read, in tokens: counted if it was tokenized, else estimated from its text."""
     name = sizing.corpus_at_hand(cfg.corpus.data)
     if name is None:
@@ -179,6 +178,14 @@ def _corpus(cfg: PlanConfig, vocab: int, tokens: int) -> dict[str, Any] | None:
         "epochs": tokens / held,
         "characters": corpus.num_chars("train"),
     }
+
+
+def _corpus_if_it_opens(cfg: BaseTrainConfig, vocab: int, tokens: int) -> dict[str, Any] | None:
+    """The same for a dry run, which leaves it to the run to complain of a damaged corpus."""
+    try:
+        return _corpus(cfg, vocab, tokens)
+    except NanochatError:
+        return None
 
 
 def _disk(cfg: PlanConfig, counts: shape.ParamCounts, data: dict[str, Any], vocab: int) -> dict[str, Any]:
@@ -352,10 +359,10 @@ def _warnings(plan: dict[str, Any], cfg: PlanConfig, where: Target) -> list[str]
             f"most of it for {memory['largest_part'].replace('_', ' ')} ({part / GIB:.1f}); "
             f"what helps: {' or '.join(memory['help'])}"
         )
-    if corpus is not None and corpus["epochs"] > MAX_EPOCHS:
+    if corpus is not None and corpus["epochs"] > scaling.MAX_EPOCHS:
         found.append(
-            f"corpus {corpus['name']} would be read {corpus['epochs']:.1f} times; beyond {MAX_EPOCHS} passes more text "
-            f"teaches more: get {plan['data']['characters'] / 1e9:,.1f} billion characters, or train for less"
+            f"corpus {corpus['name']} would be read {corpus['epochs']:.1f} times; beyond {scaling.MAX_EPOCHS} passes "
+            f"more text teaches more: get {plan['data']['characters'] / 1e9:,.1f} billion characters, or train for less"
         )
     if plan["time"]["tokens_per_s"] is None:
         found.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nanochat_cli.core import config, files, launch, paths, placement, runs, scaling
-from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, OptimSection, RlConfig
 
@@ -38,6 +38,7 @@ def make(
     `typed` holds the paths of the options given on the command line; a resume refuses those that would change the run.
     """
     cfg = placement.settle(cfg)
+    _check_kernels(cfg.compute)
     if resume:
         options = frozenset(typed)
         run = _run_to_resume(stage, cfg, options)
@@ -45,6 +46,22 @@ def make(
     settle = _SETTLE[stage]
     settled, run = settle(cfg, stage)
     return launch.plan(stage, run, settled, command=command)
+
+
+_GPU_KERNELS = ("fa2", "fa3", "fa4", "flex")
+
+
+def _check_kernels(compute: Any) -> None:
+    """Raise EnvironmentLacks for what was asked for and only a GPU has; the rest is found out by the workers."""
+    if compute.gpus:
+        return
+    if compute.fp8 == "on":
+        raise EnvironmentLacks("FP8 needs an NVIDIA GPU, and this trains on a CPU: --fp8 on", hint="leave it out")
+    if compute.attention in _GPU_KERNELS:
+        raise EnvironmentLacks(
+            f"this attention kernel needs an NVIDIA GPU, and this trains on a CPU: {compute.attention}",
+            hint="--attention auto takes the best there is",
+        )
 
 
 def _run_to_resume(stage: str, cfg: Any, typed: frozenset[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nanochat_cli.core import errors, launch, paths, placement, runs
-from nanochat_cli.core.errors import ConfigError, Diverged, NanochatError
+from nanochat_cli.core.errors import ConfigError, Diverged, EnvironmentLacks, NanochatError
 from nanochat_cli.core.settings import BaseTrainConfig, ClusterSection, ComputeSection, SftConfig
 from tests.core.test_slurm import BATCH
 
@@ -129,13 +129,17 @@ def test_a_second_ctrl_c_leaves_at_once(worker: Any) -> None:
     assert caught.value.exit_code == 130
 
 
+def test_a_meeting_point_that_does_not_exist_is_named_at_once() -> None:
+    with pytest.raises(EnvironmentLacks, match=r"no such host: nowhere\.invalid"):
+        launch._check_meeting_point("nowhere.invalid:29500")
+
+
 def test_an_existing_stage_is_never_overwritten(worker: Any) -> None:
     worker("done(loss=1.0)")
     launch.run(plan(), lambda _: None)
     with pytest.raises(ConfigError, match="stage base of run r is finished") as caught:
         plan()
-    assert "--resume" in (caught.value.hint or "")
-    assert "--run" in (caught.value.hint or "")
+    assert caught.value.hint == "choose a new name with --run"
     assert plan(resume=True).resume
 
 
@@ -257,13 +261,13 @@ def test_a_command_that_does_not_lead_leaves_the_folder_to_the_one_that_does(wor
     for name in ("config.json", "events.jsonl", "stop", "error-rank0.json"):
         (folder / name).write_text("{}")
     worker("assert Path(sys.argv[1]).name == 'config-node1.json'; emit('note', text='of the leader')")
-    cluster = ClusterSection(nnodes=2, node_rank=1, rdzv_endpoint="first")
+    cluster = ClusterSection(nnodes=2, node_rank=1, rdzv_endpoint="localhost")
     job = launch.plan("base", "r", BaseTrainConfig(cluster=cluster), command="nanochat train base")
     seen: list[Any] = []
     with runs.lock(folder):
         assert launch.run(job, seen.append) == {}
     assert [event["text"] for event in seen] == [
-        "node 1 of 2, meeting the others at first:29500; the first node shows how it goes"
+        "node 1 of 2, meeting the others at localhost:29500; the first node shows how it goes"
     ]
     left = {path.name for path in folder.iterdir()}
     assert left == {"config.json", "events.jsonl", "stop", "error-rank0.json", "lock", "worker-node1.log"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nanochat_cli.core import config, files, launch, paths, planning, runs
-from nanochat_cli.core.errors import ConfigError, DamagedArtifact, MissingArtifact
+from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, RlConfig, SftConfig
 
 CPU = ComputeSection(gpus=0)
@@ -268,3 +268,12 @@ def test_a_resume_refuses_what_would_make_it_another_run(books: None) -> None:
     assert (caught.value.hint or "").startswith("it is 7;")
     free = resume(**{"horizon.num_iterations": 7, "compute.procs": 2, "save.save_every": 3})
     assert (free.compute.procs, free.save.save_every, free.save.keep_last, free.eval.eval_every) == (2, 3, 2, 250)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [("compute.fp8=on", "FP8 needs an NVIDIA GPU"), ("compute.attention=fa3", "CPU: fa3")]
+)
+def test_what_only_gpus_have_is_refused_before_anything_starts(books: None, asked: str, says: str) -> None:
+    with pytest.raises(EnvironmentLacks, match=says) as caught:
+        planning.make("base", base(asked))
+    assert caught.value.hint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat_cli.core import paths, planning
+from nanochat_cli.core import paths, planning, scaling
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.dist import Dist
@@ -14,9 +14,6 @@ from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import BaseTrainConfig
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import data, hooks, stage, windows
-
-MANY_EPOCHS = 3
-"""Up to about four passes, text that is read again teaches nearly as much as new text (arXiv 2305.16264)."""
 
 
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
@@ -31,12 +28,15 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
     batches = Batches(rows.train, rows_per_step=batch.total // net.max_seq_len, seed=cfg.compute.seed)
     num_steps = planning.num_iterations(cfg, net)
     planned = num_steps * batch.total
+    epochs = batches.epochs(num_steps)
     log.note(
         f"{model.num_params():,} parameters, {num_steps:,} steps of {batch.total:,} tokens, "
-        f"{batches.epochs(num_steps):.2g} passes over the corpus"
+        f"{epochs:.2g} passes over the corpus"
     )
-    if (epochs := batches.epochs(num_steps)) > MANY_EPOCHS:
-        log.warning(f"{epochs:.1f} passes over the corpus: beyond {MANY_EPOCHS}, more text teaches more than another")
+    if epochs > scaling.MAX_EPOCHS:
+        log.warning(
+            f"{epochs:.1f} passes over the corpus: beyond {scaling.MAX_EPOCHS}, more text teaches more than another"
+        )
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
     return stage.train(
         cfg,
