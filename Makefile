@@ -2,7 +2,7 @@
 # make test    set up, then run every test (offline, CPU)
 # make lint    style, types and Rust lints
 # make bench   measure what the documentation claims about speed
-# make faults  kill the demo again and again, and compare the weights it ends with
+# make faults  kills, full disks, damage, signals, hung processes, many times over (about an hour)
 # make wheel   build dist/nanochat-*.whl
 #
 # Variables: PYTHON=python3.12 picks the interpreter of a new .venv; PIP_FLAGS="…" is handed to the installer
@@ -62,8 +62,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@for b in start_up train_speed; do echo "== $$b"; $(BIN)/python "benches/$$b.py"; done
 
+FAULTS := tests/e2e/test_faults.py tests/e2e/test_faults_checkpoints.py tests/e2e/test_training_faults.py \
+	tests/core/train/test_kills.py
+
 faults: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow tests/e2e/test_faults.py
+	$(BIN)/python -m pytest -q -m slow $(FAULTS)
 
 wheel: $(STAMP)
 	$(BIN)/maturin build --release --out dist

@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--arch", default="nanochat")
-    parser.add_argument("--threads", type=int, default=machine.usable_cores())
+    parser.add_argument("--threads", type=int, default=machine.physical_cores())
     for name, choices in (("precision", ("auto", "bf16", "fp32")), ("attention", ("auto", "fused", "matmul"))):
         parser.add_argument(f"--{name}", default="auto", choices=choices)
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))

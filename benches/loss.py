@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"tokens": 4096, "width": 768, "vocab": 65_536, "rounds": 3}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--threads", type=int, default=machine.usable_cores())
+    parser.add_argument("--threads", type=int, default=machine.physical_cores())
     parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
     parser.add_argument("--device", default=None, help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--compile", action="store_true", help="compile each way, as training does")

@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"layers": 4, "width": 128, "heads": 2, "context": 128, "vocab": 1024, "rows": 16}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--threads", type=int, default=machine.usable_cores())
+    parser.add_argument("--threads", type=int, default=machine.physical_cores())
     parser.add_argument("--rounds", type=int, default=8, help="turns of each side, of three steps")
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"))
     parser.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))

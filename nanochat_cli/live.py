@@ -1,13 +1,16 @@
-"""Live progress on a terminal: one bar that follows the work, with lasting lines scrolling above it."""
+"""Live progress on a terminal: one bar that follows the work, smaller ones for its parts, lasting lines above them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from nanochat_cli.core.events import Event
-from nanochat_cli.output import Output, Watcher, clean, lasting_line, step_figures
+from nanochat_cli.output import Output, Watcher, amount, clean, lasting_line, step_figures
 
 _STYLES = {"warning": "yellow", "note": "dim", "stage": "bold green", "plain": ""}
 
@@ -28,10 +31,11 @@ class LiveWatcher(Watcher):
         )
         self._task: TaskID | None = None
         self._name = ""
+        self._parts: dict[str, TaskID] = {}
 
     def close(self) -> None:
         self._progress.stop()
-        self._task, self._name = None, ""
+        self._task, self._name, self._parts = None, "", {}
 
     def say(self, text: str, kind: str = "plain") -> None:
         prefix = "warning: " if kind == "warning" else ""
@@ -42,6 +46,7 @@ class LiveWatcher(Watcher):
             self._show(event.get("stage", "training"), event["step"], event["num_steps"], _step_detail(event))
         elif event["kind"] == "progress":
             self._show(event["task"], event["done"], event["total"], self.progress_figures(event))
+            self._show_parts(event.get("parts", ()), event.get("unit", ""))
         else:
             if event["kind"] in ("done", "stopped", "error", "stage"):
                 self.close()
@@ -55,6 +60,18 @@ class LiveWatcher(Watcher):
             self._progress.start()
             self._task, self._name = self._progress.add_task(clean(name), total=total, detail=""), name
         self._progress.update(self._task, completed=done, total=total, detail=clean(detail))
+
+    def _show_parts(self, parts: Sequence[Mapping[str, Any]], unit: str) -> None:
+        """One bar for each part that is being worked on: files that are fetched side by side."""
+        for name in self._parts.keys() - {part["name"] for part in parts}:
+            self._progress.remove_task(self._parts.pop(name))
+        for part in parts:
+            if part["name"] not in self._parts:
+                self._parts[part["name"]] = self._progress.add_task(f"  {clean(part['name'])}", total=None, detail="")
+            detail = part.get("detail") or amount(part["done"], part["total"], unit)
+            self._progress.update(
+                self._parts[part["name"]], completed=part["done"], total=part["total"], detail=clean(detail)
+            )
 
 
 def _step_detail(event: Event) -> str:

@@ -17,7 +17,7 @@ from nanochat_cli.output import Output
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "Train a small model from nothing, offline, and talk to it."),
     "run": ("run", "Run the stages of a recipe, from the first one that is not done."),
-    "data": ("data", "Corpora: make, add, list, verify, show."),
+    "data": ("data", "Corpora: download, make, add, list, verify, show."),
     "tok": ("tok", "Tokenizers: train, encode, decode, inspect."),
     "train": ("train", "Train a model: base, mid, sft, rl."),
     "eval": ("eval", "Measure a model: bits per byte and held-out questions."),

@@ -213,8 +213,8 @@ class Watcher:
         if task != self._began[0] or done < self._began[2]:
             self._began = (task, event["time"], done)
         _, began, at_first = self._began
-        unit = f" {event['unit']}" if event.get("unit") else ""
-        figures = [f"{done:,.0f}{f' of {total:,.0f}' if total else ''}{unit}"]
+        share = f" ({int(100 * done / total)} %)" if total else ""
+        figures = [amount(done, total, event.get("unit", "")) + share]
         if event.get("detail"):
             figures.append(event["detail"])
         spent = event["time"] - began
@@ -233,24 +233,36 @@ class Watcher:
 
 
 class LineWatcher(Watcher):
-    """Plain lines: lasting events at once, progress every ten seconds."""
+    """Plain lines: lasting events at once, steps every ten seconds, other progress as often if it takes that long."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         self._last = 0.0
+        self._quiet_since = time.monotonic()
+        self._told: tuple[str, float] = ("", 0.0)  # task and amount of the last line of progress
 
     def draw(self, event: Event) -> None:
-        kind = event["kind"]
-        if kind in ("step", "progress"):
-            figures = (
-                self.progress_figures(event) if kind == "progress" else ""
-            )  # each is seen: the pace counts from the first
-            ends = event.get("step") == event.get("num_steps") if kind == "step" else event["done"] == event["total"]
-            if time.monotonic() - self._last >= _QUIET_LINE_EVERY_S or (kind == "step" and ends):
-                self._last = time.monotonic()
-                self.say(step_line(event) if kind == "step" else f"{event['task']}: {figures}")
+        if event["kind"] == "progress":
+            self._progress(event)
+        elif event["kind"] == "step":
+            if time.monotonic() - self._last >= _QUIET_LINE_EVERY_S or event["step"] == event["num_steps"]:
+                self._last = self._quiet_since = time.monotonic()
+                self.say(step_line(event))
         elif line := lasting_line(event):
+            self._quiet_since = time.monotonic()
             self.say(*line)
+
+    def _progress(self, event: Event) -> None:
+        """Write a line after each ten seconds of silence, and a last one for a task that had a line before.
+
+        So what is soon over leaves no line at all, and nothing is written twice.
+        """
+        figures = self.progress_figures(event)  # of each event: the pace counts from the first
+        now, told = time.monotonic(), (event["task"], event["done"])
+        ends = self._told[0] == event["task"] and event["done"] == event["total"]
+        if (ends or now - self._quiet_since >= _QUIET_LINE_EVERY_S) and self._told != told:
+            self._quiet_since, self._told = now, told
+            self.say(f"{event['task']}: {figures}")
 
 
 def step_line(event: Event) -> str:
@@ -302,6 +314,13 @@ def typed(text: str) -> str:
     near = os.path.relpath(path)
     shown = path if near.startswith("..") else near
     return re.sub(r"(?<![\w./-])nanochat (?=[a-z])", lambda _: f"{shown} ", text)
+
+
+def amount(done: float, total: float | None, unit: str) -> str:
+    """Return how much of a total is done; bytes with the unit that their number asks for."""
+    if unit == "bytes":
+        return f"{size(done)}{f' of {size(total)}' if total else ''}"
+    return f"{done:,.0f}{f' of {total:,.0f}' if total else ''}{f' {unit}' if unit else ''}"
 
 
 def duration(seconds: float) -> str:

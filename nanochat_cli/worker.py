@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat_cli.core import config, events, failures, files, launch, runs
+from nanochat_cli.core import config, events, failures, faults, files, interrupts, launch, runs
 from nanochat_cli.core.errors import EXIT_BUG, ConfigError, NanochatError, PeerFailed
 
 if TYPE_CHECKING:
@@ -42,10 +43,22 @@ def main() -> int:
     log: events.Log = events.NULL
     try:
         saved = files.read_json(path, "the stage's config")
-        context = runs.RunContext(saved["run"], saved["stage"], path.parent, saved["resume"], saved["command"])
+        context = runs.RunContext(
+            saved["run"],
+            saved["stage"],
+            path.parent,
+            saved["resume"],
+            saved["command"],
+            resume_step=saved.get("resume_step"),
+            started=saved.get("started"),
+            attempt=saved.get("attempt", 0),
+        )
+        faults.arm(rank=rank, attempt=context.attempt)
+        if context.stage in runs.STAGES:  # who asks this process itself to end gets a checkpoint, too
+            interrupts.listen(signal.SIGTERM, signal.SIGUSR1)
         cfg = config.from_dict(launch.config_class(context.stage), saved["config"], str(path))
         if rank == 0:
-            files.sweep_staging(context.dir)
+            _settle(context)
             log = events.FileLog(context.dir / "events.jsonl")
         _work(context, cfg, log)
         return 0
@@ -57,9 +70,18 @@ def main() -> int:
         return EXIT_BUG
 
 
+def _settle(context: runs.RunContext) -> None:
+    """Clear away what a killed worker left. What commands write beside it, such as a request to stop, is not ours."""
+    files.sweep_staging(context.dir, "step-", "latest.", "best.json.", "result.json.")
+    if context.stage in runs.STAGES:
+        from nanochat_cli.core import stepdirs
+
+        stepdirs.recover(context.dir)
+
+
 def _work(context: runs.RunContext, cfg: Any, log: events.Log) -> None:
     """Run the stage; its result is published last, so a folder with a result is a finished stage."""
-    log.emit("stage", name=context.stage, purpose=runs.PURPOSE[context.stage], run=context.run)
+    log.emit("stage", name=context.stage, purpose=runs.purpose(context.stage, cfg), run=context.run)
     began = time.perf_counter()
     from nanochat_cli.core import dist as processes
 
@@ -107,7 +129,7 @@ def _report(folder: Path, rank: int, log: events.Log, kind: str, problem: Except
     with contextlib.suppress(OSError, NanochatError):
         files.write_json(folder / f"error-rank{rank}.json", record)
     with contextlib.suppress(OSError, NanochatError):
-        log.emit("error", message=message, hint=hint)
+        log.emit("error", message=message, hint=hint, type=kind)
     with contextlib.suppress(OSError):
         traceback.print_exc()
 

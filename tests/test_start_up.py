@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "pyarrow", "rich", "fastapi", "pydantic", "safetensors", "tiktoken"}
+HEAVY = {"torch", "numpy", "pyarrow", "rich", "fastapi", "pydantic", "safetensors", "tiktoken", "httpx"}
 PROBE = """
 import sys
 from nanochat_cli.main import run
@@ -25,6 +25,8 @@ sys.exit(code)
         ["train", "--help"],
         ["train", "base", "--help"],
         ["data", "--help"],
+        ["data", "download", "--help"],
+        ["data", "download", "--list"],
         ["tok", "train", "--help"],
         ["chat", "--help"],
         ["eval", "--help"],

@@ -78,6 +78,7 @@ _PANELS = {
     "optim": "Optimizer",
     "eval": "Evaluation",
     "save": "Checkpoints",
+    "guard": "When something goes wrong",
     "track": "Tracking",
     "rl": "Reinforcement learning",
     "what": "Questions",
@@ -154,8 +155,27 @@ def _command(
     return command
 
 
+_WITHOUT_VALUE = {"--resume": "newest"}
+"""Options whose value may be left out, and what it is then."""
+
+
+def _takes(parameter: Any, name: str) -> bool:
+    return name in parameter.opts and not getattr(parameter, "is_flag", False)
+
+
 class PanelCommand(TyperCommand):
     """A command whose plain help groups the options by section, without a markup library."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read the arguments, after giving a value to those options that may go without one."""
+        mine = {name: value for name, value in _WITHOUT_VALUE.items() if any(_takes(p, name) for p in self.params)}
+        full: list[str] = []
+        for at, arg in enumerate(args):
+            full.append(arg)
+            after = args[at + 1] if at + 1 < len(args) else "--"
+            if arg in mine and not (after.isdigit() or after in ("auto", mine[arg])):
+                full.append(mine[arg])
+        return super().parse_args(ctx, full)  # type: ignore[arg-type]
 
     def format_options(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nanochat_cli.core.scaling import MAX_EPOCHS
+from nanochat_cli.core.units import many
 from nanochat_cli.output import Output
 
 GROUPS = {
@@ -20,9 +21,10 @@ _SHORT = {"value_embedding": "value embedding", "unembedding": "head", "skip": "
 def network(model: dict[str, Any]) -> str:
     """Return a network in one line."""
     window = f", windows {model['window_pattern']}" if "S" in model["window_pattern"] else ""
+    heads = many(model["n_head"], "head")
     shared = "" if model["n_kv_head"] == model["n_head"] else f" ({model['n_kv_head']} for keys and values)"
     return (
-        f"{model['arch']}, depth {model['n_layer']}: width {model['n_embd']:,}, {model['n_head']} heads{shared}, "
+        f"{model['arch']}, depth {model['n_layer']}: width {model['n_embd']:,}, {heads}{shared}, "
         f"vocabulary {model['vocab_size']:,}, context {model['max_seq_len']:,}{window}"
     )
 
@@ -30,24 +32,25 @@ def network(model: dict[str, Any]) -> str:
 def horizon(training: dict[str, Any]) -> str:
     """Return how long a training is in one line."""
     ratio = f"{training['tokens_per_scaling_parameter']:g} for each matrix and head parameter"
-    return f"{big(training['tokens'])} in {training['steps']:,} steps, {ratio}"
+    return f"{big(training['tokens'])} in {many(training['steps'], 'step')}, {ratio}"
 
 
 def batch(training: dict[str, Any], world: int) -> str:
     """Return how a step is cut in one line."""
-    return (
-        f"{training['total_batch_size']:,} tokens a step: {training['device_batch_size']} x {world} rows "
-        f"at a time, {training['grad_accum_steps']} times"
-    )
+    pieces, rows = training["grad_accum_steps"], many(training["device_batch_size"], "row")
+    each = f" on each of {world:,} processes" if world > 1 else ""
+    often = "once" if pieces == 1 else f"{pieces:,} times"
+    return f"{training['total_batch_size']:,} tokens a step: {rows} at a time{each}, {often}"
 
 
 def corpus(held: dict[str, Any] | None) -> str:
     """Return how often a corpus would be read in one line."""
     if held is None:
         return "none yet"
-    many = ": so often teaches little, get more text" if held["epochs"] > MAX_EPOCHS else ""
+    often = ": so often teaches little, get more text" if held["epochs"] > MAX_EPOCHS else ""
     about = "about " if held["estimated"] else ""
-    return f"{held['name']}, {about}{big(held['tokens'])} tokens, read {held['epochs']:,.2g} times{many}"
+    times = many(held["epochs"], "time", form=",.2g")
+    return f"{held['name']}, {about}{big(held['tokens'])} tokens, read {times}{often}"
 
 
 def show_derived(found: dict[str, Any], world: int, out: Output) -> None:
@@ -56,7 +59,7 @@ def show_derived(found: dict[str, Any], world: int, out: Output) -> None:
     groups = ", ".join(f"{label} {params[key]:,}" for key, label in GROUPS.items() if params[key])
     rates = ", ".join(f"{_SHORT.get(role, role)} {rate:.3g}" for role, rate in optim["rates"].items())
     scales = f"x {optim['batch_scale']:.3g} for the batch, tables x {optim['width_scale']:.3g} for the width"
-    ramps = f"{optim['warmup_steps']:,} steps up, the last {optim['warmdown_steps']:,} down to"
+    ramps = f"{many(optim['warmup_steps'], 'step')} up, the last {optim['warmdown_steps']:,} down to"
     decay = f"{optim['weight_decay']:.4g}, {optim['decay_shape']}" if optim["weight_decay"] else "none"
     pairs(
         [

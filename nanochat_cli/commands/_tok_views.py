@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat_cli.commands import _mask_view
 from nanochat_cli.core.errors import DataError
 from nanochat_cli.output import Output
 
@@ -51,14 +52,8 @@ def show_chat(tok: "Tokenizer", path: Path, number: int, out: Output) -> None:
         rows = [(i, str(id), _visible(tok, id), bool(on)) for i, (id, on) in enumerate(zip(ids, mask, strict=True))]
         out.table(("position", "id", "token", "trained"), rows)
         return
-    marks = out.on_terminal(out.out)  # without colours, brackets show what is trained on
-    out.spans(
-        [
-            ((text if marks else f"[{text}]") if trained else text, "stage" if trained else "note")
-            for text, trained in preview.spans(tok, item)
-        ]
-    )
-    out.note(f"{len(ids)} tokens, {sum(mask)} trained on ({'in colour' if marks else 'in brackets'})")
+    _mask_view.show_text(tok, ids, mask, out)
+    out.note(f"{_mask_view.told(ids, mask)} ({'in colour' if _mask_view.in_colour(out) else 'in brackets'})")
 
 
 def own_texts(corpora: list[str], files: list[Path], text_field: str) -> dict[str, list[str]]:

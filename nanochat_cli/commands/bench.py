@@ -7,6 +7,7 @@ from nanochat_cli.commands.train import show_plan
 from nanochat_cli.core import benchmark, launch
 from nanochat_cli.core.report.text import duration, percent
 from nanochat_cli.core.settings import BenchTrainConfig
+from nanochat_cli.core.units import many
 from nanochat_cli.output import Output, size
 
 app = App("Measure how fast this machine trains.")
@@ -34,7 +35,7 @@ def train(cfg: BenchTrainConfig, out: Output, dry_run: DryRunOpt = False) -> Non
     if "stopped" in outcome:
         raise launch.Interrupted("stopped before anything was measured")
     if outcome.pop("asked_to_stop", None):
-        out.note(f"stopped after {outcome['steps']} of {cfg.bench.steps} steps")
+        out.note(f"stopped after {outcome['steps']} of {many(cfg.bench.steps, 'step')}")
     if out.json_mode:
         out.json(outcome)
     else:
@@ -44,7 +45,7 @@ def train(cfg: BenchTrainConfig, out: Output, dry_run: DryRunOpt = False) -> Non
 def show(found: dict[str, Any], out: Output) -> None:
     """Show a measurement: what was run, then what was found."""
     where = f"{found['gpus']} x {found['device']}" if found["gpus"] else found["device"]
-    batch = f"{found['total_batch_size']:,} tokens, {found['device_batch_size']} rows at a time"
+    batch = f"{found['total_batch_size']:,} tokens, {many(found['device_batch_size'], 'row')} at a time"
     products = " with FP8 products" if found["execution"].get("fp8") else ""
     form = "compiled" if found["compiled"] else "eager"
     rows = [
@@ -65,8 +66,7 @@ def show(found: dict[str, Any], out: Output) -> None:
 
 
 def _processes(found: dict[str, Any]) -> str:
-    many = found["processes"]
-    return f"{many} process{'es' if many > 1 else ''} of {found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    return f"{many(found['processes'], 'process', 'processes')} of {many(found['threads'], 'thread')}"
 
 
 def _choosing(found: dict[str, Any]) -> str:

@@ -1,15 +1,15 @@
 """`nanochat chat`: talk to a model, in the terminal or through a pipe."""
 
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanochat_cli.commands._options import App, leaf
-from nanochat_cli.core import runs
+from nanochat_cli.core import run_names, runs
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.output import Output, duration
+from nanochat_cli.core.units import ago
+from nanochat_cli.output import Output
 
 if TYPE_CHECKING:
     from nanochat_cli.core.checkpoint import Meta
@@ -51,7 +51,7 @@ def chat(
     if source is not None and source not in runs.STAGES:
         raise ConfigError(f"no such stage: {source}", hint=f"choose one of: {', '.join(runs.STAGES)}")
     question = _question(prompt, out)
-    run, source = runs.find_source(run, source)  # before the heavy imports: a missing model is told at once
+    run, source, step = run_names.locate(run, source, step)  # before the heavy imports: a missing model is told at once
     from nanochat_cli.core.engine.session import Sampling, open_session
 
     sampling = Sampling(temperature=temperature, top_k=top_k or None, seed=seed, max_tokens=max_tokens)
@@ -95,8 +95,7 @@ def _question(prompt: str | None, out: Output) -> str | None:
 
 def _introduce(session: "Session", meta: "Meta", out: Output) -> None:
     """Say which model answers: run, stage, step and age."""
-    age = duration(time.time() - meta.path.stat().st_mtime)
-    out.note(f"run {meta.run}, stage {meta.stage}, step {meta.step:,}, saved {age} ago: {meta.path}")
+    out.note(f"run {meta.run}, stage {meta.stage}, step {meta.step:,}, saved {ago(meta.created)}: {meta.path}")
     if session.raw:
         out.note("a base model continues your text; it has not learned to answer")
 

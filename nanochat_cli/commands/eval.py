@@ -5,9 +5,10 @@ from typing import Annotated, Any, cast
 import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
-from nanochat_cli.core import launch, planning
+from nanochat_cli.core import launch, planning, run_state, runs
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.settings import EvalConfig
+from nanochat_cli.core.settings import EvalConfig, SourceSection
+from nanochat_cli.core.units import ago
 from nanochat_cli.output import Output
 
 app = App("Measure a model: bits per byte and held-out questions.", single=True)
@@ -42,7 +43,7 @@ def run_eval(
     """Plan an evaluation, run it and show the result; return the result, or None after a dry run."""
     job = planning.make("eval", cfg, command=command)
     source = cast(EvalConfig, job.config).source
-    where = f"run {job.run}, stage {source.source}, step {source.step:,}"
+    where = f"run {job.run}, stage {source.source}, step {source.step:,}, saved {ago(_saved_at(job.run, source))}"
     if dry_run:
         argv = job.argv
         if out.json_mode:
@@ -61,6 +62,11 @@ def run_eval(
     else:
         show(outcome, out)
     return outcome
+
+
+def _saved_at(run: str, source: SourceSection) -> float | None:
+    saved = run_state.checkpoints(runs.stage_dir(run, source.source or ""))
+    return next((found.created for found in saved if found.step == source.step), None)
 
 
 def show(outcome: dict[str, Any], out: Output) -> None:

@@ -4,10 +4,12 @@ from typing import Any
 
 from nanochat_cli.commands._options import App, leaf, options_from
 from nanochat_cli.commands._sizes import GROUPS, batch, big, horizon, network, pairs
+from nanochat_cli.core import config
 from nanochat_cli.core import plan as core
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.report.text import duration, size
 from nanochat_cli.core.settings import PlanConfig
+from nanochat_cli.core.units import many
 from nanochat_cli.output import Output
 
 app = App("What a training needs: parameters, memory, data, hours and cost.", single=True)
@@ -16,12 +18,12 @@ app = App("What a training needs: parameters, memory, data, hours and cost.", si
 @app.command("plan")
 @leaf
 @options_from(PlanConfig, "train base")
-def plan(cfg: PlanConfig, out: Output) -> None:
+def plan(cfg: PlanConfig, out: Output, resolved: config.Resolved[PlanConfig]) -> None:
     """Show what `nanochat train base` with these options needs: parameters, FLOPs, data, disk, memory, hours, cost.
 
     Works on any computer, without a corpus, a tokenizer or a GPU. Nothing is written or started.
     """
-    found = core.make(cfg)
+    found = core.make(cfg, resolved.typed)
     if out.json_mode:
         out.json(found)
         return
@@ -51,7 +53,7 @@ def _show_training(found: dict[str, Any], out: Output) -> None:
         ("tokens", horizon(training)),
         ("batch", batch(training, device["count"])),
         ("compute", f"{training['flops_per_token']:.3g} FLOPs a token, {training['flops']:.3g} in all"),
-        ("text", f"{big(data['characters'])} characters, about {data['shards']:,} shards"),
+        ("text", f"{big(data['characters'])} characters, about {many(data['shards'], 'shard')}"),
         ("disk", f"{size(disk['total'])}: {_disk(disk)}"),
         ("machine", where),
         ("time", _hours(time)),
@@ -59,7 +61,8 @@ def _show_training(found: dict[str, Any], out: Output) -> None:
     ]
     if (corpus := data["corpus"]) is not None:
         about = "about " if corpus["estimated"] else ""
-        held = f"{corpus['name']}, {about}{big(corpus['tokens'])} tokens: read {corpus['epochs']:.3g} times"
+        times = many(corpus["epochs"], "time", form=".3g")
+        held = f"{corpus['name']}, {about}{big(corpus['tokens'])} tokens: read {times}"
         rows.insert(4, ("data at hand", held))
     out.text("")
     pairs(rows, out)
@@ -78,7 +81,7 @@ def _show_memory(found: dict[str, Any], out: Output) -> None:
     unit = "GPU" if found["device"]["kind"] == "gpu" else "process"
     out.table((f"memory per {unit}", "GiB", "share"), rows)
     if memory["largest_device_batch"]:
-        out.text(f"up to {memory['largest_device_batch']:,} rows at a time would fit")
+        out.text(f"up to {many(memory['largest_device_batch'], 'row')} at a time would fit")
 
 
 def _disk(disk: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from nanochat_cli.commands._options import App, DryRunOpt, leaf
-from nanochat_cli.core import paths, runs
+from nanochat_cli.core import paths, run_names, runs
 from nanochat_cli.core.errors import MissingArtifact
 from nanochat_cli.output import Output
 
@@ -46,8 +46,4 @@ def find_run(name: str | None) -> Path:
             raise MissingArtifact("no run yet", hint="`nanochat demo` trains a small model in minutes")
         with_model = (name for name in known if runs.stages_with_model(name))  # others only failed so far
         return paths.run_dir(next(with_model, known[0]))
-    folder = paths.run_dir(name)
-    if not folder.is_dir():
-        hint = f"runs: {', '.join(known[:8])}" if known else "`nanochat demo` trains a small model in minutes"
-        raise MissingArtifact(f"no run named: {name}", hint=hint)
-    return folder
+    return paths.run_dir(run_names.resolve(name).run)

@@ -14,7 +14,8 @@ from nanochat_cli.core.settings import BaseTrainConfig, BenchTrainConfig
 def make(cfg: BenchTrainConfig, *, command: str | None = None) -> launch.Plan:
     """Return the plan of the stage `bench`. It works in the cache and leaves no run behind.
 
-    Raises ConfigError for sizes that do not fit together, and MissingArtifact for a corpus without tokenizer.
+    Raises ConfigError for sizes that do not fit together, and MissingArtifact for a corpus that is not there or has no
+    tokenizer.
     """
     cfg = _with_vocabulary(cfg)
     base = BaseTrainConfig(model=cfg.model, batch=cfg.batch, optim=cfg.optim, compute=cfg.compute)
@@ -29,6 +30,7 @@ def _with_vocabulary(cfg: BenchTrainConfig) -> BenchTrainConfig:
     """The config with the vocabulary of the corpus's tokenizer, or one for random tokens."""
     if cfg.bench.data is None:
         return planning.with_values(cfg, "bench", vocab=cfg.bench.vocab or sizing.DEFAULT_VOCAB)
+    planning.check_corpus(cfg.bench.data)
     name = sizing.tokenizer_at_hand(cfg.bench.tokenizer, cfg.bench.data)
     if name is None:
         raise MissingArtifact("no tokenizer yet", hint=f"nanochat tok train --input {cfg.bench.data}")

@@ -5,33 +5,27 @@ Tensors are safetensors and the rest is JSON, so that loading a checkpoint never
 
 from __future__ import annotations
 
-import errno
-import re
-import shutil
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nanochat_cli.core import files, stepdirs
-from nanochat_cli.core.errors import DamagedArtifact, NanochatError
+from nanochat_cli import __version__
+from nanochat_cli.core import files, slices, snapshot, stepdirs, unsafe
+from nanochat_cli.core.errors import DamagedArtifact, NanochatError, NewerVersion
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.models import build as models
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.shape import ModelConfig
-from nanochat_cli.core.stepdirs import find
+from nanochat_cli.core.stepdirs import OPTIM, WEIGHTS, Keep, find
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Loaded", "Meta", "check_tokenizer", "find", "load", "load_model", "save"]
-
-WEIGHTS = "model.safetensors"
-OPTIM = "optim.safetensors"
-_OS_ERROR = re.compile(r"os error (\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +42,10 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What a loaded model is: where it comes from and how it was made. `hash` is the SHA-256 of its weights file."""
+    """What a loaded model is: where it comes from and how it was made. `hash` is the SHA-256 of its weights file.
+
+    `created`: when it was saved, in seconds since 1970 by the clock of then; None if it does not say.
+    """
 
     run: str
     stage: str
@@ -57,6 +54,7 @@ class Meta:
     hash: str
     config: dict[str, Any]
     state: dict[str, Any]
+    created: float | None = None
 
     def as_parent(self) -> dict[str, Any]:
         """Return what a later stage records about the model it started from."""
@@ -75,58 +73,61 @@ def save(
     keep_last: int = 2,
     log: Log = NULL,
 ) -> Path:
-    """Write the checkpoint of `step` and return its folder; then delete all but the last `keep_last`.
+    """Write the checkpoint of `step` at once and return its folder; then delete all but the last `keep_last`.
 
     Whatever happens on the way (kill, full disk), the stage holds its earlier checkpoints and possibly this one, whole.
-    Raises NanochatError with one clear line. Call it from one process only.
+    Raises NanochatError with one clear line. Training saves through `train.saver`, beside its steps.
     """
-    stepdirs.require_space(stage_dir, sum(t.nbytes for t in (*weights.values(), *optim.values())) + 1_000_000)
-    final = stepdirs.step_dir(stage_dir, step)
-    with files.explain_os_errors(f"checkpoint of step {step}"):
-        stage_dir.mkdir(parents=True, exist_ok=True)
-        files.sweep_staging(stage_dir)
-        staged = files.staging_dir(final)
-        try:
-            _write_tensors(staged / WEIGHTS, weights)
-            _write_tensors(staged / OPTIM, optim)
-            files.write_json(staged / "config.json", dict(config))
-            files.write_json(staged / "state.json", {"step": step, **state})
-            tokenizer.save(staged / "tokenizer")
-            stepdirs.seal(staged, step=step, tokenizer_hash=tokenizer.hash)
-            stepdirs.publish(staged, final)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)  # gone already, unless something failed
-        log.emit("saved", step=step, path=str(final), bytes=files.tree_size(final))
-        stepdirs.prune(stage_dir, step, keep_last)
+    snap = snapshot.Snapshot(
+        step=step,
+        weights=weights,
+        optim=slices.whole(optim),
+        record=config,
+        state=state,
+        tokenizer=tokenizer,
+    )
+    staged = snapshot.begin(stage_dir, step, snap.nbytes)
+    try:
+        final = snapshot.publish(snap, staged, snapshot.write_part(snap, staged), Keep(last=keep_last))
+    finally:
+        snapshot.drop(staged)  # gone already, unless something failed
+    log.emit("saved", step=step, path=str(final), bytes=files.tree_size(final))
     return final
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors in name order, so that equal contents make equal files."""
-    flat = {name: tensors[name].detach().to("cpu").contiguous() for name in sorted(tensors)}
-    try:
-        save_file(flat, path, metadata={"format": "pt"})
-    except SafetensorError as problem:  # the native writer wraps what the system said
-        code = _OS_ERROR.search(str(problem))
-        raise OSError(int(code[1]) if code else errno.EIO, str(problem), str(path)) from problem
+def load(stage_dir: Path, step: int | None = None, log: Log = NULL, *, at_most: int | None = None) -> Loaded:
+    """Return the checkpoint of `step`, or the newest that verifies; a warning says what was passed over and why.
 
-
-def load(stage_dir: Path, step: int | None = None, log: Log = NULL) -> Loaded:
-    """Return the checkpoint of `step`, or the newest that verifies; a warning says what was passed over and why."""
-    path = stepdirs.newest_good(stage_dir, step, log)
+    `at_most` leaves out those of later steps.
+    """
+    path = stepdirs.newest_good(stage_dir, step, log, at_most=at_most)
     return Loaded(
         step=stepdirs.step_of(path),
         path=path,
         weights=_read_tensors(path / WEIGHTS),
-        optim=_read_tensors(path / OPTIM),
+        optim=_read_optim(path),
         config=files.read_json(path / "config.json", "checkpoint config"),
         state=files.read_json(path / "state.json", "checkpoint state"),
     )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return _read_with_metadata(path)[0]
+
+
+def _read_optim(path: Path) -> dict[str, Tensor]:
+    """The optimizer's state, put together from the parts of all processes that wrote it."""
+    parts = sorted(path.glob(f"{Path(OPTIM).stem}*.safetensors"))
+    if not parts:
+        raise DamagedArtifact(f"checkpoint has no optimizer state: {path}")
+    return slices.assembled([_read_with_metadata(part) for part in parts], str(path))
+
+
+def _read_with_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    unsafe.refuse_file(path)
     try:
-        return load_file(path, device="cpu")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, FileNotFoundError) as problem:
         raise DamagedArtifact(f"checkpoint tensors cannot be read: {path}") from problem
 
@@ -155,15 +156,26 @@ def load_model(
         hash=manifest["files"][WEIGHTS]["sha256"],
         config=config,
         state=files.read_json(path / "state.json", "checkpoint state"),
+        created=manifest.get("created"),
     )
     return model.to(device=device, dtype=dtype), tokenizer, meta
 
 
 def model_config(config: Mapping[str, Any], path: Path) -> ModelConfig:
-    """Return the network's shape from a checkpoint's config. Raises DamagedArtifact if there is none."""
+    """Return the network's shape from a checkpoint's config.
+
+    Raises DamagedArtifact if there is none, and NewerVersion if it has a field that this version does not know.
+    """
     shape = config.get("model")
     if not isinstance(shape, dict):
         raise DamagedArtifact(f"checkpoint has no model config: {path / 'config.json'}")
+    if unknown := sorted(set(shape) - {field.name for field in dataclasses.fields(ModelConfig)}):
+        told = config.get("version") or "version unknown"
+        raise NewerVersion(
+            f"checkpoint was written by a newer nanochat ({told}), this is {__version__}, which does not know "
+            f"{unknown[0]}: {path}",
+            hint="upgrade: pip install -U nanochat",
+        )
     return ModelConfig.from_dict(shape)
 
 

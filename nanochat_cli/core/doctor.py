@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,16 +38,25 @@ class Check:
 
 
 def examine() -> list[Check]:
-    """Every check, in the order of a first look at a machine. A check that breaks is itself a finding."""
-    found: list[Check] = []
+    """Every check, in the order of a first look at a machine. A check that breaks is itself a finding.
+
+    What waits for another program does so while torch is imported, which takes the longest.
+    """
     software = (_python, _packages, _torch, _native, _compiler)
-    for look in (*software, _devices, _attention, _instructions, _cores, _memory, _base_dir, _extras):
-        try:
-            found += look()
-        except Exception as problem:  # a doctor must not fall ill
-            name = look.__name__.strip("_").replace("_", " ")
-            found.append(Check(name=name, status="warn", found=f"could not be checked: {problem}"))
-    return found
+    looks = (*software, _devices, _attention, _instructions, _cores, _memory, _base_dir, _extras)
+    with ThreadPoolExecutor(len(_WAITING)) as beside:
+        begun = {look: beside.submit(_looked, look) for look in _WAITING}
+        found = {look: _looked(look) for look in looks if look not in begun}
+        found |= {look: waited.result() for look, waited in begun.items()}
+    return [check for look in looks for check in found[look]]
+
+
+def _looked(look: Callable[[], Iterator[Check]]) -> list[Check]:
+    try:
+        return list(look())
+    except Exception as problem:  # a doctor must not fall ill
+        name = look.__name__.strip("_").replace("_", " ")
+        return [Check(name=name, status="warn", found=f"could not be checked: {problem}")]
 
 
 def failures(checks: list[Check]) -> list[Check]:
@@ -98,7 +108,6 @@ def _devices() -> Iterator[Check]:
     torch = _torch_or_none()
     if torch is None:
         return
-    seen = machine.gpus()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(index)
@@ -109,7 +118,7 @@ def _devices() -> Iterator[Check]:
         hint = "" if triton else "pip install triton"
         text = "present" if triton else "missing: training runs uncompiled"
         yield Check(name="triton", status="ok" if triton else "warn", found=text, hint=hint)
-    elif seen:
+    elif seen := machine.gpus():  # asked only here: the driver's tool may take seconds
         names = ", ".join(gpu["name"] for gpu in seen)
         yield Check(
             name="gpu",
@@ -202,6 +211,9 @@ def _compiles(compiler: str) -> bool:
         return done.returncode == 0
 
 
+_WAITING = (_compiler,)
+
+
 def _native() -> Iterator[Check]:
     try:
         module = importlib.import_module("nanochat_cli._bpe")
@@ -216,8 +228,10 @@ def _native() -> Iterator[Check]:
 
 
 def _cores() -> Iterator[Check]:
-    cores, asked = machine.usable_cores(), os.environ.get("OMP_NUM_THREADS")
-    text = f"{cores}" + (f", OMP_NUM_THREADS={asked}" if asked else "")
+    cores, asked = machine.physical_cores(), os.environ.get("OMP_NUM_THREADS")
+    logical = machine.usable_cores()
+    text = f"{cores}" + (f" with {logical} hardware threads" if logical > cores else "")
+    text += f", OMP_NUM_THREADS={asked}" if asked else ""
     few = bool(asked and asked.isdigit() and int(asked) < cores)
     hint = "unset OMP_NUM_THREADS to use all cores" if few else ""
     yield Check(name="cores", status="warn" if few else "ok", found=text, hint=hint)

@@ -34,6 +34,10 @@ class EnvironmentLacks(NanochatError):
     exit_code = 4
 
 
+class NewerVersion(EnvironmentLacks):
+    """A file was written by a newer version of this program than the one that reads it."""
+
+
 class Diverged(NanochatError):
     """Training left the numbers: a loss or a gradient that is not finite."""
 
@@ -48,6 +52,10 @@ class DamagedArtifact(NanochatError):
     """A file of ours does not match its recorded hash or form."""
 
 
+class InUse(NanochatError):
+    """Another process is working there."""
+
+
 class PeerFailed(NanochatError):
     """Another process of the same training failed, and this one can only follow; its cause is told there."""
 
@@ -59,9 +67,12 @@ BY_NAME: dict[str, type[NanochatError]] = {
         ConfigError,
         MissingArtifact,
         EnvironmentLacks,
+        NewerVersion,
         Diverged,
         DataError,
         DamagedArtifact,
+        InUse,
+        InUse,
         PeerFailed,
     )
 }

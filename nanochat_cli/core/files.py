@@ -53,20 +53,29 @@ def inside(folder: Path, name: str, what: str) -> Path:
 
 
 def make_dir(path: Path, what: str) -> Path:
-    """Create `path` with its parents and return it."""
+    """Create `path` with its parents and return it; the names of those that are new are flushed to the disk.
+
+    Else a power cut could take the folder away again, with everything that was carefully flushed inside it.
+    """
     with explain_os_errors(what):
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            fsync_dir(folder.parent)
     return path
 
 
 def fsync_dir(path: Path) -> None:
-    """Flush a folder's list of names to the disk (a no-op where folders cannot be opened)."""
+    """Flush a folder's list of names to the disk (a no-op where folders cannot be opened or flushed)."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(handle)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(handle)
 
@@ -96,7 +105,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def staging_dir(final: Path) -> Path:
     """Create and return a folder beside `final` that `publish_dir` can later rename to it."""
     staged = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.tmp")
-    return make_dir(staged, final.name)
+    make_dir(final.parent, final.name)
+    with explain_os_errors(final.name):
+        staged.mkdir()
+    return staged
 
 
 def publish_dir(staged: Path, final: Path) -> None:
@@ -137,9 +149,15 @@ def restore_dir(final: Path) -> None:
         aside_of(final).rename(final)
 
 
-def sweep_staging(parent: Path) -> None:
-    """Delete what a killed process left half-written in `parent`. The caller holds the lock on `parent`."""
+def sweep_staging(parent: Path, *prefixes: str) -> None:
+    """Delete what a killed process left half-written in `parent`. The caller holds the lock on `parent`.
+
+    `prefixes` limits it to files and folders whose names begin so; where other processes write as well, the caller
+    names what none but itself writes.
+    """
     for path in parent.glob(".*.tmp"):
+        if prefixes and not path.name.startswith(tuple(f".{prefix}" for prefix in prefixes)):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -175,6 +193,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def can_write(path: Path) -> bool:
+    """Return whether `path` may be written or created: false on a read-only file system, also for root."""
+    while not path.exists():
+        path = path.parent
+    return os.access(path, os.W_OK)
 
 
 def free_space(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment that suits: between two steps of bookkeeping that belong together, never inside."""
+"""Signals at a moment that suits: between two steps that belong together, never inside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+
+_asked: list[str] = []
+
+
+def listen(*kinds: signal.Signals) -> None:
+    """From now on, let these signals only be noted, for `asked`. Must be called in the main thread."""
+    for kind in kinds:
+        signal.signal(kind, lambda number, _frame: _asked.append(signal.Signals(number).name))
+
+
+def asked() -> str | None:
+    """Return the name of the first signal that was noted; None if none was."""
+    return _asked[0] if _asked else None
 
 
 @contextlib.contextmanager

@@ -16,12 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_cli import __version__
-from nanochat_cli.core import config, errors, events, failures, files, machine, paths, placement, runs, sinks, slurm
-from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, NanochatError
+from nanochat_cli.core import (
+    config,
+    errors,
+    events,
+    failures,
+    files,
+    heartbeat,
+    leftovers,
+    machine,
+    paths,
+    placement,
+    runlock,
+    runs,
+    sinks,
+    slurm,
+)
+from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, InUse, NanochatError
 from nanochat_cli.core.placement import Place
 
-STOP_FILE = "stop"
 _POLL_S = 0.05
+_STARTED = time.monotonic()
+_WATCH_EVERY = 20
+"""Polls of the events between two looks at the signs of life."""
 # Training takes and returns the same tens of megabytes at every step. By default glibc hands them back to the system,
 # which clears them anew each time, page by page; kept, and in huge pages, they cost a seventh of the page faults.
 _KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=2147483648"
@@ -39,6 +56,10 @@ class Interrupted(NanochatError):
     exit_code = errors.EXIT_INTERRUPTED
 
 
+class Hung(NanochatError):
+    """Workers that showed no sign of life were ended."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """One stage, ready to start."""
@@ -50,6 +71,10 @@ class Plan:
     resume: bool
     command: str
     place: Place = placement.ALONE
+    resume_step: int | None = None
+    attempt: int = 0
+    takeover: bool = False
+    """Work in the folder although another machine seems to do so: its user says that it is gone."""
 
     @property
     def procs(self) -> int:
@@ -77,7 +102,15 @@ class Plan:
         return f"nanochat train {self.stage} --run {self.run} --resume" if runs.checkpoint_steps(self.dir) else None
 
 
-def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str | None = None) -> Plan:
+def plan(
+    stage: str,
+    run: str,
+    cfg: Any,
+    *,
+    resume: bool = False,
+    resume_step: int | None = None,
+    command: str | None = None,
+) -> Plan:
     """Return the plan of a stage after checking that nothing is overwritten; else a ConfigError names two ways on."""
     folder = runs.stage_dir(run, stage)
     words = command or shlex.join(["nanochat", *sys.argv[1:]])
@@ -85,7 +118,8 @@ def plan(stage: str, run: str, cfg: Any, *, resume: bool = False, command: str |
         sinks.check(track.to)
     if not resume:
         _refuse_started(stage, run, folder)
-    return Plan(stage, run, folder, cfg, resume, words, placement.find(getattr(cfg, "cluster", None)))
+    place = placement.find(getattr(cfg, "cluster", None))
+    return Plan(stage, run, folder, cfg, resume, words, place, resume_step)
 
 
 def _refuse_started(stage: str, run: str, folder: Path) -> None:
@@ -130,7 +164,7 @@ def worker_argv(config_path: Path, num_procs: int, place: Place = placement.ALON
 
 
 def worker_env(compute: Any, num_procs: int, stage: str = "base", place: Place = placement.ALONE) -> dict[str, str]:
-    """Return the environment of the workers: one thread per core in total, and a kernel cache that survives."""
+    """Return the environment of the workers: a thread per physical core in total, and a kernel cache that survives."""
     env = {name: value for name, value in os.environ.items() if place.rank is not None or name not in _NUMBERS}
     if place.rank is not None:
         env.update(_numbers(place.rank))
@@ -140,6 +174,9 @@ def worker_env(compute: Any, num_procs: int, stage: str = "base", place: Place =
     if stage in _SAME_SIZES:
         env.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
     env.setdefault("GOMP_SPINCOUNT", _WAIT_SPINNING)
+    if compute.deterministic:
+        env.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        env.setdefault("NCCL_ALGO", "Ring")
     if compute.gpus == 0 or (compute.gpus is None and not has_gpu()):
         env["CUDA_VISIBLE_DEVICES"] = ""
     elif "PYTORCH_ALLOC_CONF" not in env:  # the newer name of the same
@@ -157,13 +194,14 @@ def _numbers(rank: placement.Rank) -> dict[str, str]:
 
 
 def _threads(num_procs: int, place: Place) -> int:
-    """Return the threads of one process: its share of the cores, or those that srun has given to it alone."""
-    cores = machine.usable_cores()
+    """Return the threads of one process: its share of the physical cores, or those that srun has given to it alone."""
+    cores = machine.physical_cores()
     if place.rank is None:
         return max(1, cores // num_procs)
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if place.rank.by == "srun" and given.isdigit():
-        return max(1, min(int(given), cores))
+        threads = max(cores, machine.usable_cores())  # which is what Slurm counts
+        return max(1, min(int(given) * cores // threads, cores))
     return max(1, cores // place.rank.local_world)
 
 
@@ -185,7 +223,7 @@ def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
 
     Ctrl-C or SIGTERM stops at the next step boundary with everything saved; a second one ends the workers at once.
     Raises the first failing worker's own error, and NanochatError if another command is working in the folder, before
-    anything in it is touched.
+    anything in it is touched. A stage that fails before its first step leaves no folder that was not there before.
 
     A command that does not lead (see `placement`) hands on no events and returns {}.
     """
@@ -193,10 +231,13 @@ def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
         lock = None
         with files.explain_os_errors("the run folder"):
             if job.place.leads:
+                before = leftovers.Leftovers(job.run, job.dir, job.log_path)
                 if paths.runs_dir() in job.dir.parents:  # a benchmark works in the cache and leaves no run behind
                     runs.create(job.run)
                 files.make_dir(job.dir, "the stage folder")
-                lock = held.enter_context(runs.lock(job.dir))
+                lock = hold(job.dir, held, takeover=job.takeover if job.stage in runs.STAGES else None)
+                if job.place.alone:  # else other commands may be at work in there
+                    held.push(before.leave)
                 _prepare(job)
             else:
                 files.make_dir(job.dir, "the stage folder")
@@ -204,6 +245,18 @@ def run(job: Plan, on_event: Callable[[events.Event], None]) -> dict[str, Any]:
                 _prepare_own(job)
             told = held.enter_context(_tracked(job, on_event))
         return _follow(job, lock, told)
+
+
+def hold(folder: Path, held: contextlib.ExitStack, takeover: bool | None = None) -> int:
+    """Lock a stage's folder for as long as `held` lasts and return the open file that does.
+
+    A failed start clears away what it made: if that happens while this one waits for it, the folder is made anew.
+    """
+    for _ in range(3):
+        files.make_dir(folder, "the stage folder")
+        with contextlib.suppress(FileNotFoundError):
+            return held.enter_context(runs.lock(folder, takeover=takeover))
+    raise InUse(f"another process keeps taking this folder away: {folder}", hint="try again when it is done")
 
 
 def _tracked(
@@ -227,18 +280,33 @@ def _follow(job: Plan, lock: int | None, on_event: Callable[[events.Event], None
     log_from = job.log_path.stat().st_size if job.log_path.exists() else 0
     _tell_of_nodes(job, on_event)
     stopped: dict[str, Any] | None = None
+    watch = _watch_over(job)
+    polls = 0
     with _stop_requests() as requests, _spawn(job, lock) as process:
         while True:
             ended = process.poll() is not None
+            polls += 1
+            if not ended and watch is not None and polls % _WATCH_EVERY == 0 and (hanging := watch.hanging()):
+                watch.kill()
+                _kill_group(process)
+                raise _hung(job, hanging, watch.waited)
+            if lock is not None and runlock.lost(lock):
+                _kill_group(process)
+                raise InUse(
+                    f"another process has taken over this run, so this training was ended: {job.dir}",
+                    hint="see who: nanochat runs ls",
+                )
             for event in tail.poll() if tail else ():
                 if event["kind"] == "stopped":
-                    stopped = {"stopped": event["step"]}
+                    stopped = {"stopped": event["step"], **({"why": event["why"]} if event.get("why") else {})}
                 on_event(event)
             if ended:
                 break
             _obey(requests, job, process, on_event)
             time.sleep(_POLL_S)
-    if process.returncode != 0:
+    if process.returncode != 0 and watch is not None:
+        watch.kill()  # a launcher that was ended leaves processes behind that hang
+    if process.returncode != 0 and stopped is None:  # a launcher that was told to end says 1, though all is saved
         raise _failure(job, process.returncode, log_from)
     if not job.place.leads:
         return {}
@@ -250,7 +318,8 @@ def _prepare(job: Plan) -> None:
     """Clear away what an earlier attempt left, and write the config that the workers read. Needs the lock."""
     if not job.resume:
         _refuse_started(job.stage, job.run, job.dir)  # another command may have finished it in the meantime
-    for name in (STOP_FILE, "result.json"):
+    heartbeat.clear(job.dir)
+    for name in (runs.STOP_FILE, "result.json"):
         (job.dir / name).unlink(missing_ok=True)
     for stale in job.dir.glob("error-*.json"):
         stale.unlink(missing_ok=True)
@@ -265,7 +334,7 @@ def _prepare_own(job: Plan) -> None:
     In a folder of its own it clears away what an earlier attempt left; in a shared one that is the leader's task.
     """
     if not runs.is_held(job.dir):
-        for stale in (job.dir / STOP_FILE, *job.dir.glob("error-*.json")):
+        for stale in (job.dir / runs.STOP_FILE, *job.dir.glob("error-*.json")):
             stale.unlink(missing_ok=True)
     _write_config(job)
 
@@ -277,10 +346,30 @@ def _write_config(job: Plan) -> None:
         "stage": job.stage,
         "run": job.run,
         "resume": job.resume,
+        "resume_step": job.resume_step,
+        "attempt": job.attempt,
+        "started": _STARTED,
         "command": job.command,
         "config": config.to_dict(job.config),
     }
     files.write_json(job.config_path, record)
+
+
+def _watch_over(job: Plan) -> heartbeat.Watch | None:
+    """Return who looks for signs of life of the workers; None if nobody shall."""
+    guard = getattr(job.config, "guard", None)
+    if guard is None or guard.hang_after_s is None:
+        return None
+    return heartbeat.Watch(job.dir, guard.hang_after_s)
+
+
+def _hung(job: Plan, ranks: list[int], waited_s: float) -> Hung:
+    who = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    verb = "shows" if len(ranks) == 1 else "show"
+    return Hung(
+        f"{who} {verb} no sign of life for {waited_s:g} s, so training was ended",
+        hint=job.resume_command or f"its last words are in {job.log_path}",
+    )
 
 
 def _tell_of_nodes(job: Plan, on_event: Callable[[events.Event], None]) -> None:
@@ -315,15 +404,16 @@ def _spawn(job: Plan, lock: int | None) -> Iterator[subprocess.Popen[bytes]]:
     inherit the lock, so the folder stays theirs until then.
     """
     with job.log_path.open("ab") as log:
-        process = subprocess.Popen(
-            job.argv,
-            env=worker_env(job.config.compute, job.procs, job.stage, job.place),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=() if lock is None else (lock,),
-        )
+        with _ignored(signal.SIGUSR1):  # torchrun has no handler for it, and would end; workers have one
+            process = subprocess.Popen(
+                job.argv,
+                env=worker_env(job.config.compute, job.procs, job.stage, job.place),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=() if lock is None else (lock,),
+            )
         try:
             yield process
         finally:
@@ -331,6 +421,20 @@ def _spawn(job: Plan, lock: int | None) -> Iterator[subprocess.Popen[bytes]]:
                 _kill_group(process)
             if process.stdin:
                 process.stdin.close()
+
+
+@contextlib.contextmanager
+def _ignored(kind: signal.Signals) -> Iterator[None]:
+    """Ignore a signal in the block, and so in the programs that it starts."""
+    try:
+        before = signal.signal(kind, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(kind, before)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -341,9 +445,9 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of raising, while the block runs."""
+    """Collect requests to stop in a list instead of raising, while the block runs."""
     seen: list[int] = []
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     try:
         before = [signal.signal(kind, lambda number, _frame: seen.append(number)) for kind in kinds]
     except ValueError:  # not the main thread: the caller stops us through the stop file
@@ -361,15 +465,19 @@ def _obey(
 ) -> None:
     if not requests:
         return
-    if len(requests) >= 2:
+    if sum(number != signal.SIGUSR1 for number in requests) >= 2:
         _kill_group(process)
         raise Interrupted(
             "ended at once; what was saved before is intact",
             hint=f"nanochat train {job.stage} --run {job.run} --resume" if job.stage in runs.STAGES else None,
         )
-    stop = job.dir / STOP_FILE
-    if not stop.exists():
-        stop.touch()
+    stop = job.dir / runs.STOP_FILE
+    if not stop.exists() and len(requests) == 1:
+        try:
+            files.write_atomic(stop, "Ctrl-C" if requests[0] == signal.SIGINT else signal.Signals(requests[0]).name)
+        except NanochatError:  # no room for a file: the workers, or their launcher, are told directly
+            process.send_signal(signal.SIGTERM)
+            requests.append(signal.SIGUSR1)
         saving = " and saving" if job.stage in runs.STAGES else ""
         text = f"stopping after this step{saving}; press Ctrl-C again to leave at once"
         on_event({"kind": "note", "time": time.time(), "text": text})

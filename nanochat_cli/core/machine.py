@@ -6,11 +6,15 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nanochat_cli.core import cgroups
+
 GIB = 1024**3
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def describe() -> dict[str, Any]:
@@ -18,6 +22,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": usable_cores(),
+        "physical_cores": physical_cores(),
         "memory_gib": round(total_memory() / GIB, 1),
         "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}".strip(),
@@ -44,25 +49,58 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: fewer than the machine has inside a container with a limit."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _lines(Path("/sys/fs/cgroup/cpu.max"))
-    if quota and quota[0].split()[0].isdigit():
-        limit, period = map(int, quota[0].split()[:2])
-        cores = max(1, min(cores, round(limit / period)))
-    return cores
+    """Logical processors this process may use: fewer than the machine has inside a container with a limit."""
+    return _within_quota(len(_processors()))
+
+
+def physical_cores() -> int:
+    """Cores with arithmetic units of their own that this process may use: what matrix products can keep busy.
+
+    Two hardware threads of a core share its units, so a second thread there only gets in the first one's way.
+    """
+    if sys.platform == "darwin":
+        return _within_quota(_sysctl("hw.physicalcpu") or len(_processors()))
+    cores = {_siblings(number) or str(number) for number in _processors()}
+    return _within_quota(len(cores))
+
+
+def _processors() -> list[int]:
+    """The numbers of the logical processors that this process is allowed on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _siblings(number: int) -> str:
+    """The processors that share a core with this one, as the kernel lists them ("0,64"); empty where unknown."""
+    return "".join(_lines(TOPOLOGY / f"cpu{number}" / "topology" / "thread_siblings_list")).strip()
+
+
+def _within_quota(cores: int) -> int:
+    quota = cgroups.cpu_quota()
+    return max(1, cores if quota is None else min(cores, round(quota)))
+
+
+def _sysctl(name: str) -> int:
+    """A number that macOS knows about the hardware; 0 where it does not tell."""
+    try:
+        told = subprocess.run(["/usr/sbin/sysctl", "-n", name], capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return int(told) if told.strip().isdigit() else 0
 
 
 def total_memory() -> int:
     """Bytes of memory this process may use; 0 where unknown."""
-    limits = [int(text[0]) for text in [_lines(Path("/sys/fs/cgroup/memory.max"))] if text and text[0].isdigit()]
     installed = _meminfo("MemTotal") or _sysconf_memory()
-    return min([installed, *limits]) if installed else 0
+    limit = cgroups.memory_limit()
+    return installed if limit is None else min(installed or limit, limit)
 
 
 def free_memory() -> int:
-    """Bytes of memory that can still be had without swapping; 0 where unknown."""
-    return _meminfo("MemAvailable")
+    """Bytes of memory that can still be had without swapping, within a container's limit; 0 where unknown."""
+    free, left = _meminfo("MemAvailable"), cgroups.memory_left()
+    return free if left is None else min(free or left, max(1, left))  # 1: no room at all is not "unknown"
 
 
 def reset_peak_memory() -> bool:

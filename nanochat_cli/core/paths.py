@@ -21,9 +21,14 @@ def base_dir() -> Path:
     return user_data_path("nanochat", appauthor=False)
 
 
+def is_name(name: str) -> bool:
+    """Return whether a text can be the name of a run, a corpus or a tokenizer."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can be a folder of its own. Raises ConfigError otherwise, so no name is ever a path."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ConfigError(
             f"not a {kind} name: {name!r}",
             hint="use letters, digits, dots, dashes and underscores, and start with a letter or digit",
@@ -39,6 +44,11 @@ def corpora_dir() -> Path:
 def corpus_dir(name: str) -> Path:
     """Return the folder of one corpus."""
     return corpora_dir() / check_name("corpus", name)
+
+
+def tasks_dir() -> Path:
+    """Return the folder of all downloaded data that is no corpus: tasks, chats, the evaluation bundle."""
+    return base_dir() / "tasks"
 
 
 def tokenizers_dir() -> Path:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from nanochat_cli.core import estimate, machine, paths, placement, planning, scaling, sizing
+from nanochat_cli.core import estimate, horizon, machine, pace, paths, placement, planning, scaling, sizing
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.errors import ConfigError, EnvironmentLacks, NanochatError
 from nanochat_cli.core.estimate import GIB
@@ -26,12 +27,13 @@ _CROPPED = 0.35
 """Share of the tokens that a packing drops which crops documents; the other one drops none."""
 
 
-def make(cfg: PlanConfig) -> dict[str, Any]:
+def make(cfg: PlanConfig, typed: Iterable[str] = ()) -> dict[str, Any]:
     """Return the plan as plain values, ready for JSON; sizes are in bytes unless the name says otherwise.
 
-    Raises ConfigError for sizes that do not fit together, and MissingArtifact for a corpus or tokenizer that was named
-    and is not there.
+    `typed` holds the paths of the options given on the command line. Raises ConfigError for sizes that do not fit
+    together, and MissingArtifact for a corpus or tokenizer that was named and is not there.
     """
+    cfg = horizon.as_typed(cfg, typed)
     where = sizing.target(cfg, cfg.plan.gpu)
     vocab, vocab_source = sizing.vocabulary(cfg, cfg.plan.vocab)
     sized, net = sizing.sized(cfg, where, vocab)
@@ -49,7 +51,8 @@ def make(cfg: PlanConfig) -> dict[str, Any]:
         "time": _time(cfg, sized, where, net, tokens),
     }
     plan["assumptions"] = _assumptions(plan, where, vocab, vocab_source)
-    plan["warnings"] = _warnings(plan, cfg, where)
+    slow = pace.warning(sized, net, plan["time"]["tokens_per_s"]) if not where.on_gpu else None
+    plan["warnings"] = [*_warnings(plan, cfg, where), *([slow] if slow else [])]
     return plan
 
 
@@ -93,6 +96,7 @@ def _peak_rates(cfg: BaseTrainConfig, net: ModelConfig, batch: int) -> dict[str,
     """The peak rate of each group that the network has, by the group's role."""
     optim = cfg.optim
     by_batch = optim.init_lr_frac * (scaling.rate_scale(batch) if optim.batch_scaling else 1.0)
+    scalars = optim.init_lr_frac * scaling.rate_scale(batch)
     by_width = by_batch * scaling.table_rate_scale(net.n_embd)
     rates = {
         "matrix": optim.matrix_lr * by_batch,
@@ -102,9 +106,10 @@ def _peak_rates(cfg: BaseTrainConfig, net: ModelConfig, batch: int) -> dict[str,
     if net.value_embeds_every:
         rates["value_embedding"] = optim.value_embedding_lr * by_width
     if net.residual_scalars:
-        rates |= {"residual": optim.residual_lr * by_batch, "skip": optim.skip_lr * by_batch}
+        rates |= {"residual": optim.residual_lr * scalars, "skip": optim.skip_lr * scalars}
     if net.smear or net.backout:
-        rates["gate"] = optim.gate_lr * optim.init_lr_frac  # these take the same step whatever the batch
+        # As published, these take the same step whatever the batch; but see `stage.optimizer_of`.
+        rates["gate"] = optim.gate_lr * (optim.init_lr_frac if optim.batch_scaling else scalars)
     return rates
 
 
@@ -197,6 +202,13 @@ def _disk(cfg: PlanConfig, counts: shape.ParamCounts, data: dict[str, Any], voca
         "checkpoints": (cfg.save.keep_last + 1) * checkpoint,  # the newest is whole before the oldest goes
     }
     return {**parts, "total": sum(parts.values()), "checkpoint": checkpoint}
+
+
+def slow_steps(cfg: BaseTrainConfig) -> str | None:
+    """Return what to tell of a settled config whose batch makes steps take minutes here, else None."""
+    vocab, _ = sizing.vocabulary(cfg, None)
+    net = planning.model_shape(cfg, vocab_size=vocab, max_seq_len=cfg.model.max_seq_len or 0)
+    return pace.warning(cfg, net)
 
 
 def refuse_what_cannot_fit(cfg: BaseTrainConfig, asked: BaseTrainConfig) -> None:
@@ -315,7 +327,7 @@ def _measured(cfg: Any, where: Target, net: ModelConfig) -> float | None:
     speeds = probe.remembered(
         net,
         device_batch_size=cfg.batch.device_batch_size,
-        threads=cfg.compute.threads or max(1, machine.usable_cores() // where.count),
+        threads=cfg.compute.threads or max(1, machine.physical_cores() // where.count),
         cache_path=cache,
         device=torch.device("cuda", 0) if where.on_gpu else torch.device("cpu"),
     )

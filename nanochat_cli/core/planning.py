@@ -6,19 +6,34 @@ Torch-free, so that `--dry-run` and mistakes answer at once.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat_cli.core import config, files, launch, paths, placement, runs, scaling
+from nanochat_cli.core import (
+    config,
+    files,
+    horizon,
+    launch,
+    pairing,
+    paths,
+    placement,
+    run_lineage,
+    run_names,
+    runs,
+    scaling,
+)
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, OptimSection, RlConfig
+from nanochat_cli.core.units import many
 
 C = TypeVar("C")
 CPU_SEQ_LEN, GPU_SEQ_LEN = 256, 2048
 _CHAT_CPU_BATCH = 8_192
-_CPU_BATCH = 16_384  # a step of more takes too long there
+CPU_BATCH = 16_384  # a step of more takes too long there
 _LARGEST_SHRINK = 0.03  # of a weight in one step by decay: where the rule asks for more, a model is too small for it
 MAX_WEIGHT = 100_000  # repeats of a data source
 _CPU_ROWS_TOKENS = 8_192  # tokens of one forward pass that stay cheap in memory
@@ -31,7 +46,13 @@ def with_values(config: C, section: str, **values: Any) -> C:
 
 
 def make(
-    stage: str, cfg: Any, *, resume: bool = False, typed: Iterable[str] = (), command: str | None = None
+    stage: str,
+    cfg: Any,
+    *,
+    resume: bool = False,
+    resume_step: int | None = None,
+    typed: Iterable[str] = (),
+    command: str | None = None,
 ) -> launch.Plan:
     """Return the plan of a stage with every automatic value settled. Raises ConfigError or MissingArtifact.
 
@@ -39,13 +60,34 @@ def make(
     """
     cfg = placement.settle(cfg)
     _check_kernels(cfg.compute)
+    options = frozenset(typed)
     if resume:
-        options = frozenset(typed)
         run = _run_to_resume(stage, cfg, options)
-        return launch.plan(stage, run, _as_started(stage, run, cfg, options), resume=True, command=command)
-    settle = _SETTLE[stage]
-    settled, run = settle(cfg, stage)
-    return launch.plan(stage, run, settled, command=command)
+        _check_step(stage, run, resume_step)
+        started = _as_started(stage, run, cfg, options)
+        return launch.plan(stage, run, started, resume=True, resume_step=resume_step, command=command)
+    if stage == "base":
+        cfg = horizon.as_typed(cfg, options)
+    settled, run = _SETTLE[stage](cfg, stage)
+    job = launch.plan(stage, run, settled, command=command)
+    return dataclasses.replace(job, dir=_where_one_may_write(job.dir, run)) if stage == "eval" else job
+
+
+def _check_step(stage: str, run: str, step: int | None) -> None:
+    """Raise MissingArtifact for a step that is not there to go on from, before anything of the run is touched."""
+    known = runs.checkpoint_steps(runs.stage_dir(run, stage))
+    if step is not None and step not in known:
+        listed = ", ".join(map(str, known)) or "none"
+        raise MissingArtifact(
+            f"no checkpoint of step {step}: {runs.stage_dir(run, stage)}", hint=f"saved steps: {listed}"
+        )
+
+
+def _where_one_may_write(folder: Path, run: str) -> Path:
+    """Return the folder for an evaluation's results, or a stand-in where the runs may only be read."""
+    stand_ins = (folder, paths.cache_dir() / "eval" / run)
+    temporary = Path(tempfile.gettempdir()) / f"nanochat-eval-{uuid.uuid4().hex[:12]}" / run
+    return next((place for place in stand_ins if files.can_write(place)), temporary)
 
 
 _GPU_KERNELS = ("fa2", "fa3", "fa4", "flex")
@@ -69,9 +111,9 @@ def _run_to_resume(stage: str, cfg: Any, typed: frozenset[str]) -> str:
     if stage == "base":
         named = cfg.output.run
     elif "source.run" in typed and "output.into" not in typed:
-        named = cfg.source.run
+        named = cfg.source.run and run_names.resolve(cfg.source.run).run
     else:
-        named = cfg.output.into or cfg.source.run
+        named = cfg.output.into or (cfg.source.run and run_names.resolve(cfg.source.run).run)
     if named is not None:
         return paths.check_name("run", named)
     for run in runs.all_runs():
@@ -80,7 +122,7 @@ def _run_to_resume(stage: str, cfg: Any, typed: frozenset[str]) -> str:
     raise MissingArtifact(f"nothing to resume: no run has started stage {stage}", hint=f"nanochat train {stage}")
 
 
-_FREE_SECTIONS = ("eval", "save", "cluster")
+_FREE_SECTIONS = ("eval", "save", "guard", "cluster")
 _FREE_ON_RESUME = ("compute.procs", "compute.gpus", "compute.threads")
 
 
@@ -93,7 +135,7 @@ def _as_started(stage: str, run: str, asked: Any, typed: frozenset[str]) -> Any:
         raise MissingArtifact(f"nothing to resume: stage {stage} of run {run} was never started")
     saved = launch.saved_config(stage, run)
     before, now = (config.flatten(config.to_dict(c), "config") for c in (saved, asked))
-    settled = with_values(saved, "compute", gpus=asked.compute.gpus)
+    settled = with_values(_with_source_found(saved, run, stage), "compute", gpus=asked.compute.gpus)
     if hasattr(asked, "cluster"):
         settled = dataclasses.replace(settled, cluster=asked.cluster)
     if placement.find(settled.cluster if hasattr(asked, "cluster") else None).rank is not None:
@@ -112,14 +154,24 @@ def _as_started(stage: str, run: str, asked: Any, typed: frozenset[str]) -> Any:
     return settled
 
 
+def _with_source_found(saved: C, run: str, stage: str) -> C:
+    """Return a stage's saved config with the place of its source now, should that run have been renamed since."""
+    source = getattr(saved, "source", None)
+    if source is None or source.run is None:
+        return saved
+    origin = run_lineage.parent(run, stage)
+    if origin is None or not origin.present or origin.run == source.run:
+        return saved
+    return with_values(saved, "source", run=origin.run, source=origin.stage, step=origin.step)
+
+
 # ---- base ------------------------------------------------------------------------------------------------------------
 
 
 def settle_base(cfg: BaseTrainConfig, stage: str) -> tuple[BaseTrainConfig, str]:
     """Return the config of base training with names, shape, batch and steps as numbers, and the run's name."""
     corpus = cfg.corpus.data or _newest_corpus()
-    if not (paths.corpus_dir(corpus) / "manifest.json").is_file():
-        raise _no_corpus(corpus)
+    check_corpus(corpus)
     tokenizer = cfg.corpus.tokenizer or _tokenizer_for(corpus)
     facts = tokenizer_facts(tokenizer)
     cfg = with_values(cfg, "corpus", data=corpus, tokenizer=tokenizer)
@@ -146,7 +198,7 @@ def by_scaling_rules(cfg: BaseTrainConfig, net: shape.ModelConfig) -> BaseTrainC
     """
     if cfg.optim.batch_scaling is None:
         cfg = with_values(cfg, "optim", batch_scaling=num_gpus(cfg.compute) > 0)
-    cap = scaling.LARGEST_BATCH if num_gpus(cfg.compute) else _CPU_BATCH
+    cap = scaling.LARGEST_BATCH if num_gpus(cfg.compute) else CPU_BATCH
     best = scaling.total_batch_size(net, cap)
     batch = settle_batch(cfg.batch, net.max_seq_len, cfg.compute, cfg.cluster.nnodes or 1, best)
     cfg = dataclasses.replace(cfg, batch=batch)
@@ -188,17 +240,17 @@ def num_iterations(cfg: BaseTrainConfig, net: shape.ModelConfig) -> int:
 
     Raises ConfigError if the budget does not pay for one step.
     """
-    batch, horizon = cfg.batch.total_batch_size or 1, cfg.horizon
-    if horizon.num_iterations is not None:
-        return horizon.num_iterations
-    if horizon.target_flops is not None:
-        steps = round(horizon.target_flops / (shape.flops_per_token(net) * batch))
-        budget = f"target_flops {horizon.target_flops:g}"
+    batch, asked = cfg.batch.total_batch_size or 1, cfg.horizon
+    if asked.num_iterations is not None:
+        return asked.num_iterations
+    if asked.target_flops is not None:
+        steps = round(asked.target_flops / (shape.flops_per_token(net) * batch))
+        budget = f"target_flops {asked.target_flops:g}"
     else:
         counts = shape.count_params(net)
-        counted = counts.total if horizon.ratio_counts == "all" else counts.scaling
-        steps = int(horizon.target_param_data_ratio * counted // batch)
-        budget = f"target_param_data_ratio {horizon.target_param_data_ratio:g}"
+        counted = counts.total if asked.ratio_counts == "all" else counts.scaling
+        steps = int(asked.target_param_data_ratio * counted // batch)
+        budget = f"target_param_data_ratio {asked.target_param_data_ratio:g}"
     if steps < 1:
         raise ConfigError(
             f"the horizon is shorter than one step of {batch:,} tokens: {budget}",
@@ -236,8 +288,8 @@ def settle_batch(
         fit = [n for n in range(1, rows + 1) if rows % n == 0]
         near_device = min(fit, key=lambda n: abs(n - device))
         raise ConfigError(
-            f"device_batch_size {device} does not divide the {rows} rows of a process per step "
-            f"(total_batch_size {total:,} / max_seq_len {seq_len} / {procs} processes)",
+            f"device_batch_size {device} does not divide the {many(rows, 'row')} of a process per step "
+            f"(total_batch_size {total:,} / max_seq_len {seq_len} / {many(procs, 'process', 'processes')})",
             hint=f"nearest that fits: {near_device}",
         )
     return BatchSection(total_batch_size=total, device_batch_size=device)
@@ -257,20 +309,21 @@ def _newest_corpus() -> str:
     return found.name
 
 
-def _no_corpus(name: str) -> MissingArtifact:
+def check_corpus(name: str) -> None:
+    """Raise MissingArtifact that lists the corpora if there is none of this name."""
     root = paths.corpora_dir()
+    if (paths.corpus_dir(name) / "manifest.json").is_file():
+        return
     known = sorted(p.name for p in root.iterdir() if (p / "manifest.json").is_file()) if root.is_dir() else []
     hint = f"corpora: {', '.join(known)}" if known else f"add text with `nanochat data add FILES… --name {name}`"
-    return MissingArtifact(f"no corpus named: {name}", hint=hint)
+    raise MissingArtifact(f"no corpus named: {name}", hint=hint)
 
 
 def _tokenizer_for(corpus: str) -> str:
-    if (paths.tokenizer_dir(corpus) / "tokenizer.json").is_file():
-        return corpus
-    found = paths.newest(paths.tokenizers_dir(), "tokenizer.json")
+    found = pairing.tokenizer_for(corpus)
     if found is None:
         raise MissingArtifact("no tokenizer yet", hint=f"nanochat tok train --input {corpus}")
-    return found.name
+    return found
 
 
 def tokenizer_facts(name: str) -> dict[str, Any]:
@@ -288,9 +341,9 @@ def tokenizer_facts(name: str) -> dict[str, Any]:
 def settle_source(cfg: C, before: str | None) -> tuple[C, dict[str, Any]]:
     """Return the config with run, stage and step of its source settled, and the source checkpoint's saved config."""
     source = cfg.source  # type: ignore[attr-defined]
-    run, stage = runs.find_source(source.run, source.source, before=before)
+    run, stage, step = run_names.locate(source.run, source.source, source.step, before=before)
     steps = runs.checkpoint_steps(runs.stage_dir(run, stage))
-    step = steps[-1] if source.step is None else source.step
+    step = steps[-1] if step is None else step
     if step not in steps:
         raise MissingArtifact(
             f"run {run} has no {stage} checkpoint of step: {step}", hint=f"steps: {', '.join(map(str, steps))}"
@@ -407,7 +460,7 @@ def chat_sources(given: tuple[str, ...], run: str, stage: str) -> tuple[str, ...
 
 
 def _base_corpus(run: str, stage: str) -> tuple[str, ...]:
-    base = runs.stage_dir(runs.base_run(run), "base") / "config.json"
+    base = runs.stage_dir(run_lineage.base_run(run), "base") / "config.json"
     corpus = files.read_json(base, "the base stage's config")["config"]["corpus"]["data"] if base.is_file() else None
     if corpus is None or chat_file(corpus, stage) is None:
         raise MissingArtifact(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import difflib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat_cli.core import events, files, machine, paths
 from nanochat_cli.core.errors import ConfigError, MissingArtifact, NanochatError
+from nanochat_cli.core.runlock import is_held, lock
+
+__all__ = ["MANIFEST", "STAGES", "RunContext", "is_held", "lock"]
 
 STAGES = ("base", "mid", "sft", "rl")
 PURPOSE = {
@@ -22,9 +24,18 @@ PURPOSE = {
     "rl": "practises on questions with a checkable answer and keeps what is right",
     "probe": "measures which arithmetic and kernels are fastest on this machine",
     "bench": "measures how fast this machine trains a model",
-    "eval": "asks questions that were never trained on and counts right answers",
+    "eval": "measures how well the model compresses text, and whether it answers questions it was never trained on",
 }
+STOP_FILE = "stop"
+"""In a stage's folder: asks its training to save and stop; its text says why."""
+_PURPOSE_OF_PART = {
+    "bpb": "measures how well the model compresses text, in bits per byte",
+    "chat": "asks questions that were never trained on and counts right answers",
+}
+"""Of an evaluation that was asked for only one kind of measurement."""
 STEP_DIR = re.compile(r"step-(\d{6,})")
+LEFT_DIR = re.compile(r"left-step-(\d{6,})-[0-9a-f]{6}")
+"""A checkpoint of a branch that training was taken back from: kept, but none of the stage's any more."""
 MANIFEST = "MANIFEST.json"
 """In every published checkpoint: size and hash of its other files."""
 
@@ -38,6 +49,17 @@ class RunContext:
     dir: Path
     resume: bool
     command: str
+    resume_step: int | None = None
+    """The step to go on from; None means the newest that is whole."""
+    started: float | None = None
+    """When the command began, on this machine's monotonic clock."""
+    attempt: int = 0
+    """How often a supervisor has started it again."""
+
+
+def purpose(stage: str, cfg: Any = None) -> str:
+    """Return what a stage is for, in words; of an evaluation, what its config asks for."""
+    return _PURPOSE_OF_PART.get(getattr(getattr(cfg, "what", None), "only", ""), PURPOSE[stage])
 
 
 def stage_dir(run: str, stage: str) -> Path:
@@ -51,6 +73,13 @@ def checkpoint_steps(folder: Path) -> list[int]:
         return []
     found = ((child, STEP_DIR.fullmatch(child.name)) for child in folder.iterdir())
     return sorted(int(match[1]) for child, match in found if match and (child / MANIFEST).is_file())
+
+
+def left_steps(folder: Path) -> list[Path]:
+    """Return the checkpoints that a stage was taken back from, by name: see `stepdirs.leave`."""
+    if not folder.is_dir():
+        return []
+    return sorted(child for child in folder.iterdir() if LEFT_DIR.fullmatch(child.name) and not child.is_symlink())
 
 
 def is_finished(folder: Path) -> bool:
@@ -79,33 +108,67 @@ def touched(folder: Path) -> float:
     return max(times, default=0.0)
 
 
+_EARLIEST = 1_500_000_000.0
+"""Any time before July 2017 is that of a clock that was never set: there was no run then."""
+_AHEAD_S = 3600.0
+"""A time further ahead of now than this was written by a wrong clock."""
+
+
+def last_worked(folder: Path) -> float | None:
+    """Return when a run or stage was last trained, as its own records say; None if no time in them can be true.
+
+    Unlike the files' times, they survive a copy of the folder.
+    """
+    latest = time.time() + _AHEAD_S
+    ends = (
+        events.last_time(path) for path in (folder / "events.jsonl", *(folder / s / "events.jsonl" for s in STAGES))
+    )
+    told = [when for when in ends if when is not None and _EARLIEST < when <= latest]
+    if told:
+        return max(told)
+    when = touched(folder)
+    return when if _EARLIEST < when <= latest else None
+
+
 def all_runs() -> list[str]:
-    """Return the names of all runs, most recent first."""
+    """Return the names of all runs, most recently trained first.
+
+    Where a clock was wrong, a run comes right after the latest of those that were begun before it.
+    """
+    found = sorted((_sequence(name), name) for name in _names())
+    times: dict[str, tuple[float, int, int]] = {}
+    passed = 0.0
+    for sequence, name in found:
+        folder = paths.run_dir(name)
+        when = last_worked(folder)
+        times[name] = (passed if when is None else when, sequence, _last_step(folder))
+        passed = max(passed, times[name][0])
+    return sorted(times, key=lambda name: (times[name], name), reverse=True)
+
+
+def _names() -> list[str]:
     root = paths.runs_dir()
     if not root.is_dir():
         return []
-    found = [child for child in root.iterdir() if (child / "run.json").is_file()]
-    return [child.name for child in sorted(found, key=lambda child: (touched(child), child.name), reverse=True)]
+    return [child.name for child in root.iterdir() if paths.is_name(child.name) and (child / "run.json").is_file()]
+
+
+def _sequence(run: str) -> int:
+    """How many runs had been begun when this one was; 0 for those that do not say."""
+    try:
+        found = files.read_json(paths.run_dir(run) / "run.json", "the run's record").get("sequence")
+    except NanochatError:
+        return 0
+    return found if isinstance(found, int) else 0
+
+
+def _last_step(folder: Path) -> int:
+    return max((step for stage in STAGES for step in checkpoint_steps(folder / stage)[-1:]), default=0)
 
 
 def stages_with_model(run: str) -> list[str]:
     """Return the stages of a run that have a checkpoint, in the order of the pipeline."""
     return [stage for stage in STAGES if checkpoint_steps(stage_dir(run, stage))]
-
-
-def base_run(run: str) -> str:
-    """Return the run whose base stage is behind a run: itself, unless its first stage was written `--into` it."""
-    passed = {run}
-    while not (stage_dir(run, "base") / "config.json").is_file():
-        started = [stage_dir(run, stage) / "config.json" for stage in STAGES]
-        first = next((path for path in started if path.is_file()), None)
-        saved = files.read_json(first, "the stage's config") if first else {}
-        before = (saved.get("config") or {}).get("source", {}).get("run")
-        if not isinstance(before, str) or before in passed:
-            return run
-        run = before
-        passed.add(run)
-    return run
 
 
 def find_source(run: str | None, source: str | None, *, before: str | None = None) -> tuple[str, str]:
@@ -127,6 +190,21 @@ def find_source(run: str | None, source: str | None, *, before: str | None = Non
     raise _nothing_found(run, allowed)
 
 
+def unknown(what: str, name: str, known: Iterable[str]) -> MissingArtifact:
+    """Return the error for a name that nothing has; its hint gives the nearest one and the others."""
+    listed = list(known)
+    if not listed:
+        return MissingArtifact(
+            f"no {what} named {name}: nothing has been trained yet",
+            hint="`nanochat demo` trains a small model in minutes; `nanochat train base` starts a run of your own",
+        )
+    near = difflib.get_close_matches(name, listed, n=1)
+    more = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more: nanochat runs ls" if len(listed) > 8 else "")
+    return MissingArtifact(
+        f"no {what} named: {name}", hint=(f"did you mean {near[0]}? " if near else "") + f"{what}s: {more}"
+    )
+
+
 def _nothing_found(run: str | None, allowed: list[str]) -> MissingArtifact:
     known = all_runs()
     if run is not None and run in known:
@@ -135,7 +213,7 @@ def _nothing_found(run: str | None, allowed: list[str]) -> MissingArtifact:
             f"run {run} has no checkpoint of: {' or '.join(allowed)}", hint=f"stages with a checkpoint: {have}"
         )
     if run is not None and known:
-        return MissingArtifact(f"no run named: {run}", hint=f"runs: {', '.join(known[:8])}")
+        return unknown("run", run, known)
     if known:
         return MissingArtifact(f"no run has a checkpoint of: {' or '.join(allowed)}", hint="nanochat runs ls")
     return MissingArtifact(
@@ -153,101 +231,13 @@ def create(run: str, **facts: Any) -> Path:
     if not (folder / "run.json").exists():
         files.write_json(
             folder / "run.json",
-            {"format": 1, "name": run, "created": time.time(), "machine": machine.describe(), **facts},
+            {
+                "format": 1,
+                "name": run,
+                "created": time.time(),
+                "sequence": 1 + max((_sequence(name) for name in _names()), default=0),
+                "machine": machine.describe(),
+                **facts,
+            },
         )
     return folder
-
-
-@contextlib.contextmanager
-def lock(folder: Path, wait_s: float = 10.0) -> Iterator[int]:
-    """Hold the folder for this process and yield the open file that does; it is free when no process has that file.
-
-    A child that inherits the file holds the folder as well, so a killed command's worker keeps it until it is gone: the
-    lock waits a little for that. Raises NanochatError if it is held for longer.
-    """
-    import fcntl
-
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + wait_s
-    try:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-                    raise NanochatError(
-                        f"another process is working in {folder} (pid {holder})",
-                        hint="wait for it or stop it, or write into another run",
-                    ) from None
-                time.sleep(0.1)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def is_held(folder: Path) -> bool:
-    """Return whether a process is working in the folder right now."""
-    import fcntl
-
-    try:
-        handle = os.open(folder / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-# ---- listing ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StageInfo:
-    """One stage of a run, as `runs ls` shows it."""
-
-    run: str
-    stage: str
-    step: int | None
-    num_steps: int | None
-    val_bpb: float | None
-    status: str
-    size_bytes: int
-    updated: float
-
-
-def describe_stage(run: str, stage: str) -> StageInfo | None:
-    """Return the state of one stage, or None if it was never started."""
-    folder = stage_dir(run, stage)
-    if not (folder / "config.json").is_file():
-        return None
-    history = events.read(folder / "events.jsonl")
-    steps = checkpoint_steps(folder)
-    bpb = [e["value"] for e in history if e["kind"] == "eval" and e.get("metric") == "val_bpb"]
-    totals = [e["num_steps"] for e in history if e["kind"] == "step"]
-    return StageInfo(
-        run=run,
-        stage=stage,
-        step=steps[-1] if steps else None,
-        num_steps=totals[-1] if totals else None,
-        val_bpb=bpb[-1] if bpb and isinstance(bpb[-1], float) else None,
-        status=_status(folder, history),
-        size_bytes=files.tree_size(folder),
-        updated=touched(folder),
-    )
-
-
-def _status(folder: Path, history: list[events.Event]) -> str:
-    if is_held(folder):
-        return "running"
-    if is_finished(folder):
-        return "finished"
-    last = history[-1]["kind"] if history else ""
-    return {"stopped": "stopped, resumable", "error": "failed"}.get(last, "interrupted, resumable")

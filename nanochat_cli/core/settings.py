@@ -6,6 +6,7 @@ None means automatic or off. Sizes are in tokens and durations in steps unless t
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nanochat_cli.core import units
 from nanochat_cli.core.config import opt
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -115,7 +116,7 @@ class BatchSection:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseHorizon:
-    """How long to train; the first one given wins."""
+    """How long to train: in one of three ways."""
 
     num_iterations: int | None = opt(None, "Optimizer steps.", min=1)
     target_flops: float | None = opt(None, "Train until this many floating-point operations.", min=1)
@@ -240,8 +241,62 @@ class EvalSection:
 class SaveSection:
     """Checkpoints."""
 
-    save_every: int | None = opt(250, "Save every this many steps; the last step is always saved.", min=1)
+    save_every: int | str | None = opt(
+        "10m", "Save every so often: steps (250) or time (10m, 1h); the last step is always saved.", min=1
+    )
     keep_last: int = opt(2, "Checkpoints to keep; older ones are deleted after a newer one verifies.", min=1)
+    keep_every: int | None = opt(None, "Keep the checkpoints of every this many steps for good, as well.", min=1)
+    keep_best: bool = opt(False, "Save, and keep, the step that validates best.")
+    max_wall: str | None = opt(None, "Save and stop before so much time has passed since the start: 90m, 4h.")
+
+    def __post_init__(self) -> None:
+        _ = self.seconds, self.max_wall_s  # a time that cannot be read is an error at once
+
+    @property
+    def steps(self) -> int | None:
+        """Save every so many steps; None if it goes by time, or never."""
+        return self.save_every if isinstance(self.save_every, int) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Save whenever so many seconds have passed; None if it goes by steps, or never."""
+        return units.parse_duration(self.save_every, "--save-every") if isinstance(self.save_every, str) else None
+
+    @property
+    def max_wall_s(self) -> float | None:
+        """Seconds that the training may take, all told."""
+        return None if self.max_wall is None else units.parse_duration(self.max_wall, "--max-wall")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardSection:
+    """What happens when something goes wrong on the way."""
+
+    spike_sigma: float | None = opt(
+        6.0,
+        "Leave out a step whose loss or gradient norm is so many deviations above the last 128 (none: only what is no"
+        " number).",
+        min=1,
+        flag=False,
+    )
+    hang_after_s: float | None = opt(
+        600.0, "End a training in which no process has moved for so many seconds (none: never).", min=1, flag=False
+    )
+    supervise: bool = opt(False, "Start again from the last good checkpoint when training dies or hangs.")
+    max_restarts: int = opt(3, "How often, at most.", min=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlGuardSection(GuardSection):
+    """The same for reinforcement learning, whose loss leaps by its nature."""
+
+    spike_sigma: float | None = opt(
+        None,
+        "Leave out a step whose loss or gradient norm is so many deviations above the last 128 (none: only what is no"
+        " number).",
+        min=1,
+        flag=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +307,10 @@ class ComputeSection:
         None,
         "GPUs to use on each machine; 0 means CPU, auto all there are (if not given: one, if there is one).",
         min=0,
+        max=1024,
     )
     procs: int = opt(1, "Processes on a CPU.", min=1, max=64)
-    threads: int | None = opt(None, "CPU threads per process (automatic: cores divided by processes).", min=1)
+    threads: int | None = opt(None, "CPU threads per process (automatic: physical cores divided by processes).", min=1)
     precision: Precision = opt("auto", "Arithmetic of the matrix products.")
     attention: AttentionForm = opt(
         "auto", "Attention kernel: FlashAttention 4, 3 or 2, FlexAttention, torch's fused call, or plain products."
@@ -264,6 +320,9 @@ class ComputeSection:
     compile_limit_s: float = opt(
         600.0, "Give up compiling after this many seconds and go on without it.", min=1, flag=False
     )
+    deterministic: bool = opt(
+        False, "The same bits in every run on a GPU, too, at some cost in speed (on a CPU that is so anyway)."
+    )
     seed: int = opt(0, "Seed of weights, data order and sampling.", min=0)
 
 
@@ -271,7 +330,9 @@ class ComputeSection:
 class ClusterSection:
     """Machines that train together: the same command is started on each, or on all of them by Slurm's `srun`."""
 
-    nnodes: int | None = opt(None, "Machines that train together (automatic: those of the srun step, else 1).", min=1)
+    nnodes: int | None = opt(
+        None, "Machines that train together (automatic: those of the srun step, else 1).", min=1, max=10_000
+    )
     node_rank: int | None = opt(
         None, "Which of them this one is, from 0; the first one writes and reports (automatic under srun).", min=0
     )
@@ -345,6 +406,7 @@ class BaseTrainConfig:
     optim: OptimSection = field(default_factory=OptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
+    guard: GuardSection = field(default_factory=GuardSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
     cluster: ClusterSection = field(default_factory=ClusterSection)
     track: TrackSection = field(default_factory=TrackSection)
@@ -362,6 +424,7 @@ class MidTrainConfig:
     optim: ChatOptimSection = field(default_factory=ChatOptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
+    guard: GuardSection = field(default_factory=GuardSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
     cluster: ClusterSection = field(default_factory=ClusterSection)
     track: TrackSection = field(default_factory=TrackSection)
@@ -383,6 +446,7 @@ class RlConfig:
     optim: RlOptimSection = field(default_factory=RlOptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
+    guard: RlGuardSection = field(default_factory=RlGuardSection)
     compute: ComputeSection = field(default_factory=ComputeSection)
     cluster: ClusterSection = field(default_factory=ClusterSection)
     track: TrackSection = field(default_factory=TrackSection)
@@ -477,6 +541,10 @@ class AddSection:
         0.01, "Share kept for validation (of a small corpus more: 200,000 characters or a tenth).", min=0.0001, max=0.5
     )
     seed: int = opt(0, "Seed that decides which documents those are.", min=0)
+    strict: bool = opt(False, "Let files in folders that hold no usable text be errors, too.")
+    workers: int | None = opt(
+        None, "Processes that read (automatic: by size, up to one per core); the corpus is the same.", min=1, short="-w"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -484,6 +552,63 @@ class AddConfig:
     """`nanochat data add`."""
 
     add: AddSection = field(default_factory=AddSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadSection:
+    """What is downloaded, and from where. Hugging Face's address and token are HF_ENDPOINT and HF_TOKEN."""
+
+    shards: int | None = opt(
+        None,
+        "Shards to train on, of pretraining text; the last shard of all is fetched to validate on (automatic: what the"
+        " usual training reads).",
+        min=1,
+        short="-n",
+    )
+    workers: int = opt(8, "Files to fetch at a time.", min=1, max=64, short="-w")
+    mirror: tuple[str, ...] = opt(
+        (),
+        "Address to ask first, laid out like Hugging Face or a plain folder of the files; repeatable, tried in turn.",
+    )
+    from_dir: str | None = opt(None, "Copy from this folder instead, such as a USB stick; the same checks, no network.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadConfig:
+    """`nanochat data download`."""
+
+    download: DownloadSection = field(default_factory=DownloadSection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepackageSection:
+    """How shards are written anew."""
+
+    name: str | None = opt(None, "Name of the new corpus.")
+    text_field: str = opt("text", "JSON field or column that holds the text.")
+    shard_chars: str = opt(
+        "250M", "A shard ends at a full row group from this many characters on; a number like 250M or 1G."
+    )
+    row_group: int = opt(1024, "Documents in a row group.", min=1, max=1_000_000)
+    shuffle: bool = opt(True, "Shuffle all documents together, whatever their number.")
+    seed: int = opt(42, "Seed of the shuffle, and of which documents are for validation.", min=0)
+    val_fraction: float | None = opt(
+        None,
+        "Share kept for validation, in the last shards (automatic: 0.01; of a small corpus more, as data add does).",
+        min=0.0001,
+        max=0.5,
+    )
+    val_shard: Literal["last"] | None = opt(None, "Keep the last shard for validation instead of a share.")
+    workers: int | None = opt(
+        None, "Processes (automatic: by size, up to one per core); the shards are the same.", min=1, short="-w"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepackageConfig:
+    """`nanochat data repackage`."""
+
+    repackage: RepackageSection = field(default_factory=RepackageSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -518,6 +643,8 @@ WORKER_CONFIGS: dict[str, type] = {
 COMMAND_CONFIGS: dict[str, type] = {
     "data synth": SynthConfig,
     "data add": AddConfig,
+    "data download": DownloadConfig,
+    "data repackage": RepackageConfig,
     "tok train": TokTrainConfig,
     "train base": BaseTrainConfig,
     "train mid": MidTrainConfig,

@@ -3,7 +3,7 @@
 A stage's own history is `events.jsonl`, always. The process that follows that file hands each event to a thread per
 sink here, outside the processes that train. A thread reads from a bounded queue: what a slow sink cannot take in time
 is dropped and counted, a sink that fails is left alone from then on, and both are said once. Secrets come from the
-environment and are read by the sink's own library; nothing here looks at them.
+environment or from ~/.netrc and are read by the sink's own library; here it only counts whether there are any.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanochat_cli.core import config, files
+from nanochat_cli.core import config, files, wandb_key
 from nanochat_cli.core.errors import ConfigError, EnvironmentLacks
 from nanochat_cli.core.events import Event
 
@@ -150,9 +150,10 @@ class Wandb:
     def check() -> None:
         """Raise EnvironmentLacks where wandb would stop to ask for a key."""
         mode = os.environ.get("WANDB_MODE", "online")
-        if mode in ("online", "shared") and not os.environ.get("WANDB_API_KEY"):
+        if mode in ("online", "shared") and (lacks := wandb_key.lacking(os.environ)):
             raise EnvironmentLacks(
-                "wandb has no key: WANDB_API_KEY is not set", hint="set it, or set WANDB_MODE=offline to keep all local"
+                f"wandb has no key: {lacks}",
+                hint="wandb login, or set WANDB_API_KEY, or set WANDB_MODE=offline to keep all local",
             )
 
     def resumed(self, step: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from nanochat_cli.core import devices, estimate, files, machine, paths, planning
+from nanochat_cli.core import devices, estimate, files, machine, pairing, paths, planning
 from nanochat_cli.core.devices import Device
 from nanochat_cli.core.estimate import GIB
 from nanochat_cli.core.models.shape import ModelConfig
@@ -68,13 +68,8 @@ def corpus_at_hand(named: str | None) -> str | None:
 
 
 def tokenizer_at_hand(named: str | None, corpus: str | None) -> str | None:
-    """Return the tokenizer that training would use: the one named, else the corpus's own, else the newest, if any."""
-    if named is not None:
-        return named
-    if corpus is not None and (paths.tokenizer_dir(corpus) / "tokenizer.json").is_file():
-        return corpus
-    newest = paths.newest(paths.tokenizers_dir(), "tokenizer.json")
-    return newest.name if newest else None
+    """Return the tokenizer that training would use: the one named, else as `pairing` finds one, if any."""
+    return named if named is not None else pairing.tokenizer_for(corpus)
 
 
 def sized(cfg: BaseTrainConfig, where: Target, vocab_size: int) -> tuple[BaseTrainConfig, ModelConfig]:
@@ -125,8 +120,11 @@ def trained_tokens(corpus: str, tokenizer_hash: str | None) -> int | None:
     """Return the tokens of a corpus's training split if it was tokenized before, else None."""
     if not tokenizer_hash:
         return None
-    path = paths.corpus_dir(corpus) / "tokens" / tokenizer_hash[:12] / "manifest.json"
-    if not path.is_file():
-        return None
-    entries = files.read_json(path, "the token manifest").get("splits", {}).get("train", [])
-    return sum(int(entry["num_tokens"]) for entry in entries)
+    folder = paths.corpus_dir(corpus)
+    for path in sorted((folder / "tokens").glob(f"{tokenizer_hash[:12]}*/manifest.json")):
+        manifest = files.read_json(path, "the token manifest")
+        text = files.read_json(folder / "manifest.json", "corpus manifest").get("fingerprint")
+        if manifest.get("corpus_fingerprint", text) == text:  # one that grew may have older ones
+            entries = manifest.get("splits", {}).get("train", [])
+            return sum(int(entry["num_tokens"]) for entry in entries)
+    return None

@@ -34,7 +34,8 @@ def test_no_run_to_chat_with(cli: Any) -> None:
         (("-p", " "), 2),
         (("-i", "pretrain", "-p", "x"), 2),
         (("-t", "-1", "-p", "x"), 2),
-        (("-g", "no/run", "-p", "x"), 2),
+        (("-g", "../run", "-p", "x"), 2),
+        (("-g", "no/run", "-p", "x"), 3),
     ],
 )
 def test_bad_usage(cli: Any, argv: tuple[str, ...], code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 
 from nanochat_cli import main
+from nanochat_cli.core.data import layout, rows_view
+from nanochat_cli.core.data.shards import CorpusWriter
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.output import Output
 
 
 @dataclass
@@ -68,7 +72,7 @@ def test_add_list_verify_show(nano, book) -> None:
     assert [(c["name"], c["train_documents"] + c["val_documents"]) for c in listed] == [("books", 60)]
     assert "books" in nano("list").out
     done = nano("verify", "books")
-    assert (done.code, "all as they were written" in done.out) == (0, True)
+    assert (done.code, "all as written" in done.out) == (0, True)
     assert [check["problem"] for check in nano("verify", "books", "--json").json] == [None, None]
     shown = nano("show", "books", "-n", "2")
     assert shown.out.count("Paragraph") == 2
@@ -140,6 +144,52 @@ def test_damage_is_named(nano, world, base_dir) -> None:
     assert "damaged" in nano("list").out and nano("list").code == 0
 
 
+def test_repackage(nano, world, base_dir) -> None:
+    plan = nano("repackage", world, "--name", "again", "--dry-run", "--json").json
+    assert (plan["documents"], plan["seed"], plan["shard_chars"], plan["row_group"]) == (300, 42, 250_000_000, 1024)
+    assert plan["disk_needed_bytes"] == 2 * plan["bytes"] > 0 and not (base_dir / "data" / "again").exists()
+    assert "would write anew" in nano("repackage", world, "--name", "again", "--dry-run").out
+    done = nano("repackage", world, "--name", "again", "--shard-chars", "10k", "--row-group", "16", "--json")
+    assert done.code == 0 and done.json["train_documents"] + done.json["val_documents"] == 300
+    assert "chats of a corpus stay with it" in done.err and "hint: nanochat data show again" in done.err
+    assert nano("verify", "again").code == 0 and nano("show", "again", "-n", "1").code == 0
+    again = nano("repackage", world, "--name", "again", "--shard-chars", "10k", "--row-group", "16")
+    assert again.code == 0 and "nothing to do" in again.err
+    last = nano("repackage", world, "--name", "l", "--val-shard", "last", "--shard-chars", "10k", "--row-group", "16")
+    assert last.code == 0
+    for wrong in (
+        ["--name", "again"],
+        [],
+        ["--name", "x", "--val-shard", "last", "--val-fraction", "0.1"],
+        ["--name", "x", "--shard-chars", "some"],
+        ["--name", "../x"],
+    ):
+        assert nano("repackage", world, *wrong).code == 2
+    assert nano("repackage", "absent", "--name", "x").code == 3
+
+
+def test_an_interruption_says_how_to_go_on(nano, book, world, monkeypatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CorpusWriter, "add_raw", stop)
+    monkeypatch.setattr(layout, "write", stop)
+    for argv in (["add", str(book), "--name", "x"], ["repackage", world, "--name", "y"]):
+        done = nano(*argv)
+        assert done.code == 130 and "hint: run the same command again to go on" in done.err
+    listed = nano("list")
+    assert "corpus x is not finished" in listed.err and "corpus y is not finished" in listed.err
+
+
+def test_odd_files_in_a_folder(nano, book, base_dir) -> None:
+    (book.parent / "odd.json").write_text('{"a": 1}')
+    done = nano("add", str(book.parent), "--name", "x")
+    assert done.code == 0 and f"warning: skipped: no field text: {book.parent / 'odd.json'}:1" in done.err
+    assert nano("add", str(book.parent), "--name", "y", "--strict").code == 1
+    again = nano("add", str(book.parent), "--name", "x")
+    assert again.code == 0 and "nothing to do" in again.err
+
+
 def test_absent_corpus_is_exit_code_3(nano, world) -> None:
     for verb in ("verify", "show"):
         done = nano(verb, "absent")
@@ -154,17 +204,52 @@ def test_empty_machine(nano) -> None:
 
 
 def test_show_chats_with_tokens(nano, world, base_dir) -> None:
-    Tokenizer.train(["Where is the lamp? It is here. "] * 30, 280).save(base_dir / "tokenizers" / "tok")
     plain = nano("show", world, "--stage", "sft", "-n", "2")
-    assert plain.out.count("user: ") >= 2 and "assistant: " in plain.out
-    shown = nano("show", world, "--stage", "sft", "-n", "2", "-t", "tok", "--max-seq-len", "64")
-    assert shown.code == 0 and "trained on" in shown.out and "truncated share" in shown.out
-    assert "[" in shown.out.splitlines()[1]  # no terminal, no colour: brackets show what is trained on
+    assert plain.out.count("user: ") >= 2 and "assistant: " in plain.out and "no tokenizer yet" in plain.err
+    Tokenizer.train(["Where is the lamp? It is here. "] * 30, 280).save(base_dir / "tokenizers" / "tok")
+    for named in ((), ("-t", "tok")):  # with a stage, the tokenizer at hand is taken
+        shown = nano("show", world, "--stage", "sft", "-n", "2", "--max-seq-len", "64", *named)
+        assert shown.code == 0 and "trained on" in shown.out and "truncated share" in shown.out
+        assert "[" in shown.out.splitlines()[1]  # no terminal, no colour: brackets show what is trained on
+        assert "conversations in it" in shown.out and "cut at the context" in shown.out
     as_json = nano("show", world, "--stage", "sft", "-t", "tok", "--json").json
     assert len(as_json["items"]) == 3 and len(as_json["items"][0]["ids"]) == len(as_json["items"][0]["mask"])
-    assert as_json["summary"]["conversations"] == 20
+    assert as_json["summary"]["conversations"] == 20 and as_json["summary"]["sampled"] is False
     assert "bos" in nano("show", world, "-n", "1", "-t", "tok").out
     assert nano("show", world, "-t", "absent").code == 3
+
+
+def test_show_rows_of_documents(nano, world, base_dir) -> None:
+    Tokenizer.train(["Where is the lamp? It is here. "] * 30, 280).save(base_dir / "tokenizers" / "tok")
+    shown = nano("show", world, "--stage", "base", "-n", "2", "--max-seq-len", "128", "--packing", "crop", "--ids")
+    assert shown.out.count("--- row ") == 2 and "<|bos|>" in shown.out and "cropped share" in shown.out
+    assert "tokens cropped" in shown.out or "padding 0" in shown.out
+    view = nano("show", world, "--stage", "base", "-n", "2", "--max-seq-len", "128", "--json").json
+    assert [len(row["ids"]) for row in view["rows"]] == [129, 129]
+    other = nano("show", world, "--stage", "base", "-n", "2", "--max-seq-len", "128", "--seed", "5", "--json").json
+    assert [row["row"] for row in other["rows"]] != [row["row"] for row in view["rows"]]
+
+
+def test_a_sample_says_that_it_is_one(nano, world, base_dir, monkeypatch) -> None:
+    Tokenizer.train(["Where is the lamp? It is here. "] * 30, 280).save(base_dir / "tokenizers" / "tok")
+    monkeypatch.setattr(rows_view, "MEASURED", 10)
+    assert "the first 10 chats of the file, a sample" in nano("show", world, "--stage", "mid").out
+    assert "the first 10 of " in nano("show", world, "--stage", "base").out
+    monkeypatch.setattr(rows_view, "MEASURED", 20)
+    assert "all chats of the file" in nano("show", world, "--stage", "mid").out
+
+
+def test_chats_cannot_steer_the_terminal(nano, tmp_path, base_dir, monkeypatch) -> None:
+    Tokenizer.train(["Where is the lamp? It is here. "] * 30, 280).save(base_dir / "tokenizers" / "tok")
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps([{"instruction": "Say \x1b[31mhi[bold]", "output": "\x9b2J\x07hi [/bold]"}]))
+    for colour in (False, True):
+        monkeypatch.setattr(Output, "on_terminal", staticmethod(lambda stream, colour=colour: colour))
+        monkeypatch.setenv("NANOCHAT_NO_PROGRESS", "1")
+        done = nano("show", str(path), "--stage", "sft")
+        assert done.code == 0 and "hi[bold]" in done.out and "[/bold]" in done.out
+        bare = re.sub("\x1b\\[[0-9;]*m", "", done.out)  # what we colour with ourselves
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", bare) and "\x1b[31m" not in done.out
 
 
 def test_show_a_chat_file(nano, tmp_path) -> None:

@@ -6,9 +6,11 @@ import json
 import signal
 import sys
 from io import StringIO
+from typing import Any
 
 import pytest
 
+from nanochat_cli.commands import _sizes
 from nanochat_cli.commands import bench as command
 from nanochat_cli.core import paths
 from nanochat_cli.output import Output, step_figures
@@ -62,7 +64,9 @@ def test_plan_warns_of_what_does_not_fit(cli: Cli) -> None:
         (["plan", "--gpu", "voodoo2"], "no such GPU in our table: voodoo2"),
         (["plan", "--mfu", "42"], "plan.mfu must be at most 1 (--mfu): 42"),
         (["bench", "train", "--steps", "0"], "bench.steps must be at least 1 (--steps): 0"),
-        (["bench", "train", "--data", "absent"], "no tokenizer yet"),
+        (["bench", "train", "--data", "absent"], "no corpus named: absent"),
+        (["plan", "--gpus", "1000000"], "compute.gpus must be at most 1024 (--gpus): 1000000"),
+        (["train", "base", "--nnodes", "1000000"], "cluster.nnodes must be at most 10000 (--nnodes): 1000000"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -116,3 +120,17 @@ def test_progress_shows_mfu_where_it_is_known() -> None:
     assert step_figures(event) == ["loss 2.0000", "1,000 tok/s", "MFU 42.1 %", "ETA 5 s"]
     del event["mfu"]
     assert step_figures(event) == ["loss 2.0000", "1,000 tok/s", "ETA 5 s"]
+
+
+def test_one_of_a_thing_has_no_s() -> None:
+    assert ", 1 head, vocabulary" in _sizes.network(_model(n_head=1))
+    assert ", 2 heads (1 for keys and values), " in _sizes.network(_model(n_head=2))
+    training = {"total_batch_size": 256, "device_batch_size": 1, "grad_accum_steps": 1}
+    assert _sizes.batch(training, 1) == "256 tokens a step: 1 row at a time, once"
+    many = {"total_batch_size": 4096, "device_batch_size": 2, "grad_accum_steps": 2}
+    assert _sizes.batch(many, 4) == "4,096 tokens a step: 2 rows at a time on each of 4 processes, 2 times"
+
+
+def _model(n_head: int) -> dict[str, Any]:
+    sizes = {"n_layer": 1, "n_embd": 64, "n_kv_head": 1, "vocab_size": 300, "max_seq_len": 64}
+    return {"arch": "portable", "window_pattern": "L", "n_head": n_head, **sizes}

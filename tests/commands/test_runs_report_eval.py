@@ -61,7 +61,13 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     assert lines[1].split()[:4] == ["tiny", "base", "100/100", "0.7500"] and "finished" in lines[1]
     assert "20/100" in lines[2] and "resumable" in lines[2]
     out = call(capsys, "runs", "show", "tiny")[1]
-    assert "compute.seed=3" in out and "50, 100" in out and "nanochat train sft" in out and str(run) in out
+    assert (
+        "compute.seed=3" in out
+        and "\n  50 " in out
+        and "\n  100 " in out
+        and "nanochat train sft" in out
+        and str(run) in out
+    )
     shown = json.loads(call(capsys, "runs", "show", "--json")[1])
     assert [stage["stage"] for stage in shown["stages"]] == ["base", "sft"]
     assert shown["stages"][0]["settings"] == {"compute.seed": 3} and shown["stages"][0]["result"] == {"step": 100}

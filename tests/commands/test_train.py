@@ -72,7 +72,7 @@ def test_dry_run_tells_what_follows_from_the_sizes(cli: Cli, books: None) -> Non
     lines = dict(line.split(maxsplit=1) for line in cli(*argv).stdout.splitlines() if line and line[0] != " ")
     assert f"{sizes['total']:,}: block matrices {sizes['matrices']:,}, head {sizes['head']:,}" in lines["parameters"]
     assert lines["tokens"].startswith("819,200 in 50 steps")
-    assert lines["batch"] == "16,384 tokens a step: 32 x 1 rows at a time, 2 times"
+    assert lines["batch"] == "16,384 tokens a step: 32 rows at a time, 2 times"
     assert lines["peak"].startswith("rates     matrix 0.02, embedding ")
     assert lines["schedule"].startswith("5 steps up, the last 32 down to 5%")
     assert lines["weight"].startswith(f"decay   {told['config']['optim']['weight_decay']:.4g}, cosine")

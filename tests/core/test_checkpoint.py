@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from nanochat_cli.core import checkpoint, events, files, runs, stepdirs
-from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact, NanochatError
+from nanochat_cli.core.errors import (
+    ConfigError,
+    DamagedArtifact,
+    EnvironmentLacks,
+    MissingArtifact,
+    NanochatError,
+    NewerVersion,
+)
 from nanochat_cli.core.models.build import build
 from nanochat_cli.core.models.shape import from_depth
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
@@ -132,10 +139,9 @@ def killed_at(point: int, work: Callable[[], object]) -> bool:
 
             return call
 
-        for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
+        for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "write", "open"):
             setattr(os, name, deadly(name, getattr(os, name)))
         builtins.open = io.open = deadly("open", io.open)  # type: ignore[assignment]
-        checkpoint.save_file = deadly("save_file", checkpoint.save_file)
         try:
             work()
         except BaseException:
@@ -201,17 +207,6 @@ def test_a_disk_that_refuses_leaves_the_earlier_checkpoint(
         assert checkpoint.load(stage).step == 100
 
 
-def test_the_tensor_writer_s_own_error_is_explained_too(
-    stage: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(NanochatError, match="the disk is full while writing checkpoint of step 3"):
-        write(stage, 3, tokenizer)
-
-
 def test_too_little_space_is_noticed_before_anything_is_written(
     stage: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,7 +268,7 @@ def test_saving_over_a_damaged_step_keeps_it_aside(stage: Path, tokenizer: Token
     write(stage, 2, tokenizer, keep_last=1)
     write(stage, 3, tokenizer, keep_last=2)
     assert runs.checkpoint_steps(stage) == [2, 3] and checkpoint.load(stage).step == 3
-    assert [p.name[:17] for p in stage.glob("aside-*")] == ["aside-step-000003"]
+    assert [p.name[:18] for p in stage.glob("*-step-*")] == ["former-step-000003"]
 
 
 @pytest.mark.parametrize("name", ["../../../secret", "/etc/hostname", "sub/../../x", "..\\x"])
@@ -288,7 +283,8 @@ def test_a_manifest_cannot_point_out_of_its_folder(stage: Path, tokenizer: Token
 
 def test_a_file_that_the_manifest_does_not_list_is_never_loaded(stage: Path, tokenizer: Tokenizer) -> None:
     path = write(stage, 1, tokenizer) / "MANIFEST.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}}))
+    manifest = {key: value for key, value in json.loads(path.read_text()).items() if key != "sha256"} | {"files": {}}
+    path.write_text(json.dumps(manifest | {"sha256": files.sha256_json(manifest)}) + "\n")
     with pytest.raises(DamagedArtifact, match="does not list"):
         checkpoint.load(stage)
 
@@ -315,7 +311,7 @@ def test_another_tokenizer_in_its_place_is_refused(stage: Path, tokenizer: Token
 def test_a_config_from_a_newer_version_is_explained(stage: Path, tokenizer: Tokenizer) -> None:
     net = dataclasses.asdict(from_depth(1, tokenizer.vocab_size, 16, n_embd=16))
     path = write(stage, 1, tokenizer, config={"model": {**net, "flux": 1}, "tokenizer": {"hash": tokenizer.hash}})
-    with pytest.raises(ConfigError, match="flux"):
+    with pytest.raises(NewerVersion, match=r"written by a newer nanochat .*flux"):
         checkpoint.load_model(path)
     path = write(stage, 2, tokenizer, config={"model": {**net, "n_embd": 32}, "tokenizer": {"hash": tokenizer.hash}})
     with pytest.raises(DamagedArtifact, match="do not fit"):
@@ -350,3 +346,52 @@ def test_find_says_what_there_is(tokenizer: Tokenizer, base_dir: Path) -> None:
     assert "base" in (caught.value.hint or "")
     with pytest.raises(ConfigError):
         checkpoint.find("../elsewhere")
+
+
+# ---- what was lost ---------------------------------------------------------------------------------------------------
+
+
+def test_a_save_leaves_alone_what_others_are_writing(stage: Path, tokenizer: Tokenizer) -> None:
+    write(stage, 1, tokenizer)
+    (stage / ".stop.12345678.tmp").write_text("Ctrl-C")
+    write(stage, 2, tokenizer)
+    assert (stage / ".stop.12345678.tmp").exists()
+
+
+def test_steps_that_all_lost_their_manifest_are_not_nothing(stage: Path, tokenizer: Tokenizer) -> None:
+    stepdirs.refuse_lost(stage)  # nothing there is nothing lost
+    for step in (1, 2):
+        (write(stage, step, tokenizer) / "MANIFEST.json").unlink()
+        assert stepdirs.unfinished(stage) == list(range(1, step + 1))
+    for ask in (stepdirs.refuse_lost, checkpoint.load):
+        with pytest.raises(DamagedArtifact, match="step-000001, step-000002") as caught:
+            ask(stage)
+        assert "nanochat runs repair first" in (caught.value.hint or "")
+    write(stage, 3, tokenizer)
+    stepdirs.refuse_lost(stage)
+    assert stepdirs.unfinished(stage) == [1, 2] and checkpoint.load(stage).step == 3
+
+
+def test_a_save_that_fails_at_the_last_moment_puts_back_what_stood_there(
+    stage: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(stage, 1, tokenizer)
+
+    def full(staged: Path, final: Path) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "publish_dir", full)
+        with pytest.raises(NanochatError, match="the disk is full"):
+            write(stage, 1, tokenizer)
+    assert sorted(p.name for p in stage.iterdir()) == ["latest", "step-000001"]
+
+
+def test_what_a_killed_save_set_aside_comes_back(stage: Path, tokenizer: Tokenizer) -> None:
+    stepdirs.set_aside(write(stage, 1, tokenizer))
+    shutil.copytree(write(stage, 2, tokenizer), stage / "aside-step-000002-abcdef")
+    left = stepdirs.leave(write(stage, 3, tokenizer))
+    assert stepdirs.recover(stage) == [1] and stepdirs.recover(stage) == []
+    assert sorted(p.name for p in stage.iterdir()) == sorted(
+        ["former-step-000002-abcdef", "latest", left.name, "step-000001", "step-000002"]
+    )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,7 +58,7 @@ def test_missing_compiler_and_capped_processor_are_warnings(monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(machine, "usable_cores", lambda: 4)
+    monkeypatch.setattr(machine, "physical_cores", lambda: 4)
     found = named(doctor.examine())
     for name in ("compiler", "instruction set", "cores"):
         assert found[name].status == "warn" and found[name].hint
@@ -99,3 +103,30 @@ def test_command(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_machine_facts() -> None:
     facts = machine.describe()
     assert facts["cores"] >= 1 and facts["cpu"] and json.dumps(facts)
+
+
+def test_what_waits_for_a_program_waits_beside_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling = threading.Event()
+
+    def slow_compiler(compiler: str) -> bool:
+        return compiling.wait(10)
+
+    def devices() -> Iterator[doctor.Check]:
+        compiling.set()  # told after the compiler: one after the other, its wait would end in vain
+        yield doctor.Check(name="gpu", status="ok", found="x")
+
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(doctor, "_compiles", slow_compiler)
+    monkeypatch.setattr(doctor, "_devices", devices)
+    checks = doctor.examine()
+    names = [check.name for check in checks]
+    assert named(checks)["compiler"].status == "ok"
+    assert names.index("torch") < names.index("compiler") < names.index("gpu"), "told in the usual order"
+
+
+def test_the_kernel_survey_does_without_what_takes_long_to_import() -> None:
+    code = (
+        "import sys, torch; from nanochat_cli.core.models import kernel_check; found = kernel_check.survey("
+        "torch.device('cpu')); assert any(f.identity for f in found); sys.exit('sympy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -63,3 +63,28 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").symlink_to("/dev/full")
     with pytest.raises(NanochatError, match="the disk is full while writing the history"):
         log.note("hello")
+
+
+def test_a_full_disk_ends_no_training_and_the_history_is_completed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = events.FileLog(tmp_path / "events.jsonl")
+    log.emit("note", text="before")
+    real, full = events.FileLog._write, True
+
+    def write(self: events.FileLog, text: str) -> None:
+        if full:
+            with (tmp_path / "events.jsonl").open("a") as file:
+                file.write(text[:9])  # torn
+            raise NanochatError("the disk is full")
+        real(self, text)
+
+    monkeypatch.setattr(events.FileLog, "_write", write)
+    with pytest.raises(NanochatError, match="the disk is full"):
+        log.emit("note", text="lost")
+    for step in range(3):
+        log.emit("step", step=step)
+    full = False
+    log.emit("note", text="after")
+    told = [event.get("step", event.get("text")) for event in events.read(tmp_path / "events.jsonl")]
+    assert told == ["before", 0, 1, 2, "after"]

@@ -59,6 +59,13 @@ def test_sweep_removes_what_a_killed_process_left(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 
 
+def test_sweep_can_be_limited_to_what_only_the_caller_writes(tmp_path: Path) -> None:
+    files.staging_dir(tmp_path / "step-000001")
+    (tmp_path / ".stop.12345678.tmp").write_text("being written by another process")
+    files.sweep_staging(tmp_path, "step-", "latest.")
+    assert [p.name for p in tmp_path.iterdir()] == [".stop.12345678.tmp"]
+
+
 def test_read_json_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(MissingArtifact, match=r"the thing is missing: .*absent.json"):
         files.read_json(tmp_path / "absent.json", "the thing")

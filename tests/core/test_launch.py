@@ -155,7 +155,7 @@ def test_a_finished_stage_can_be_trained_anew_into_another_run(worker: Any) -> N
 def test_a_second_command_leaves_a_running_stage_alone(worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     worker(WAIT_FOR_STOP)
     lock = runs.lock
-    monkeypatch.setattr(runs, "lock", lambda folder: lock(folder, wait_s=0.2))
+    monkeypatch.setattr(runs, "lock", lambda folder, **more: lock(folder, wait_s=0.2, **more))
     folder = runs.stage_dir("r", "base")
     refused: list[str] = []
 
@@ -194,7 +194,7 @@ def test_one_process_is_plain_python_and_several_are_torchrun() -> None:
 
 
 def test_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(launch.machine, "physical_cores", lambda: 8)
     compute = BaseTrainConfig().compute
     assert launch.worker_env(compute, 1)["OMP_NUM_THREADS"] == "8"
     assert launch.worker_env(compute, 3)["OMP_NUM_THREADS"] == "2"
@@ -221,6 +221,7 @@ def test_nodes_are_torchrun_with_fixed_numbers_and_a_rank_is_plain_python() -> N
 
 
 def test_a_rank_is_told_its_number_and_no_other_process_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.machine, "physical_cores", lambda: 8)
     monkeypatch.setattr(launch.machine, "usable_cores", lambda: 8)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setenv("RANK", "7")
@@ -231,6 +232,9 @@ def test_a_rank_is_told_its_number_and_no_other_process_is(monkeypatch: pytest.M
     assert env["OMP_NUM_THREADS"] == "2"
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
     assert launch.worker_env(compute, 1, "base", RANK)["OMP_NUM_THREADS"] == "5"
+    monkeypatch.setattr(launch.machine, "usable_cores", lambda: 16)  # Slurm counts hardware threads
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
+    assert launch.worker_env(compute, 1, "base", RANK)["OMP_NUM_THREADS"] == "3"
     assert "RANK" not in launch.worker_env(compute, 1)
 
 

@@ -112,7 +112,7 @@ def test_a_cpu_has_no_time_until_it_was_measured(monkeypatch: pytest.MonkeyPatch
     sized, net = sizing.sized(cfg, sizing.target(cfg), 256)
     cache = paths.cache_dir() / "probe.json"
     cpu = probe.torch.device("cpu")
-    key = probe._key(net, sized.batch.device_batch_size or 0, machine.usable_cores(), cpu)
+    key = probe._key(net, sized.batch.device_batch_size or 0, machine.physical_cores(), cpu)
     probe._Memory(cache, key).keep({"fp32/fused": 100.0, "bf16/fused": 250.0})
     found = made(**small)
     assert found["time"]["tokens_per_s"] == 250.0

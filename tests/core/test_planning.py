@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from nanochat_cli.core import config, files, launch, paths, planning, runs
+from nanochat_cli.core import config, files, launch, paths, planning, run_lineage, runs
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, RlConfig, SftConfig
+from tests.core.runs_made import make
 
 CPU = ComputeSection(gpus=0)
 
@@ -189,7 +190,7 @@ def test_a_later_stage_can_be_written_into_another_run(books: None, tmp_path: Pa
     practice = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
     practice = planning.make("rl", planning.with_values(practice, "source", run="b"))
     assert (practice.run, practice.config.source.source, practice.config.source.step) == ("b", "sft", 5)
-    assert runs.base_run("b") == runs.base_run("a") == "a"
+    assert run_lineage.base_run("b") == run_lineage.base_run("a") == "a"
     with pytest.raises(ConfigError, match="run b has stages of another model: sft"):
         planning.make("base", base("output.run=b"))
 
@@ -277,3 +278,14 @@ def test_what_only_gpus_have_is_refused_before_anything_starts(books: None, aske
     with pytest.raises(EnvironmentLacks, match=says) as caught:
         planning.make("base", base(asked))
     assert caught.value.hint
+
+
+def test_a_stage_of_a_renamed_run_is_resumed_from_where_its_source_is_now() -> None:
+    make("old", "base", 10)
+    make("old", "sft", 3, parent=("old", "base", 10))
+    make("aside", "rl", 2, parent=("old", "sft", 3))
+    paths.run_dir("old").rename(paths.run_dir("new"))
+    job = planning.make("sft", planning.with_values(SftConfig(compute=CPU), "source", run="new"), resume=True)
+    assert (job.run, job.config.source.run, job.config.source.step) == ("new", "new", 10)
+    asked = planning.with_values(RlConfig(compute=CPU), "output", into="aside")
+    assert planning.make("rl", asked, resume=True).config.source.run == "new"

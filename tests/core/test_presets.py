@@ -212,8 +212,9 @@ def test_what_a_dry_run_tells_is_what_the_optimizer_gets(books: None, name: str)
     found = plan.derived(cfg.config)
     net = shape.ModelConfig(**found["model"])
     model = build(net)
-    scale = scaling.rate_scale(4096) if cfg.config.optim.batch_scaling else 1.0
-    optimizer = optim.build(model.param_groups(), cfg.config.optim, batch_scale=scale)
+    by_batch, scaled = scaling.rate_scale(4096), bool(cfg.config.optim.batch_scaling)
+    scale, scalars = (by_batch, None) if scaled else (1.0, by_batch)
+    optimizer = optim.build(model.param_groups(), cfg.config.optim, batch_scale=scale, scalar_scale=scalars)
     role_of = {id(p): group.role for group in model.param_groups() for p in group.params.values()}
     rates = {role_of[id(entry.param)]: part.lr for part in optimizer.adamws for entry in part.entries.values()}
     assert found["optimizer"]["rates"] == pytest.approx({"matrix": optimizer.muons[0].lr, **rates})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_cli.core import files, paths, runs
+from nanochat_cli.core import files, paths, run_state, runs
 from nanochat_cli.core.errors import ConfigError, MissingArtifact, NanochatError
 
 
@@ -80,7 +80,7 @@ def test_one_process_per_folder_and_a_killed_one_frees_it(tmp_path: Path) -> Non
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(NanochatError, match=rf"another process is working in .* \(pid {holder.pid}\)"):
+        with pytest.raises(NanochatError, match=rf"another process is working in .* \(pid {holder.pid} on "):
             with runs.lock(tmp_path, wait_s=0.2):
                 pass
         holder.kill()
@@ -91,7 +91,20 @@ def test_one_process_per_folder_and_a_killed_one_frees_it(tmp_path: Path) -> Non
 
 def test_a_stage_that_is_being_worked_on_is_running() -> None:
     folder = make("r", "base", 3)
-    assert (info := runs.describe_stage("r", "base")) and info.status == "interrupted, resumable"
+    assert (info := run_state.describe_stage("r", "base")) and info.status == "interrupted (killed), resumable"
     with runs.lock(folder):
-        assert (info := runs.describe_stage("r", "base")) and info.status == "running"
-    assert (info := runs.describe_stage("r", "base")) and info.status == "interrupted, resumable"
+        info = run_state.describe_stage("r", "base")
+        assert info and info.status.startswith(f"running, pid {os.getpid()} on ") and not info.resumable
+    assert (info := run_state.describe_stage("r", "base")) and info.status == "interrupted (killed), resumable"
+
+
+def test_an_evaluation_announces_what_it_was_asked_for() -> None:
+    from nanochat_cli.core.settings import BaseTrainConfig, EvalConfig, EvalWhat
+
+    def said(only: str) -> str:
+        return runs.purpose("eval", EvalConfig(what=EvalWhat(only=only)))  # type: ignore[arg-type]
+
+    assert "question" not in said("bpb") and "bits per byte" in said("bpb")
+    assert "questions" in said("chat") and "bits" not in said("chat")
+    assert "text" in said("all") and "questions" in said("all")
+    assert runs.purpose("base", BaseTrainConfig()) == runs.purpose("base") == runs.PURPOSE["base"]

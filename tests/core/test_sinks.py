@@ -174,6 +174,7 @@ def test_wandb_is_never_left_to_ask_for_a_key(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("NETRC", "/nowhere/netrc")
     with pytest.raises(EnvironmentLacks, match="WANDB_API_KEY is not set"):
         sinks.check(["wandb"])
     monkeypatch.setenv("WANDB_MODE", "offline")

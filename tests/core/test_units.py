@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.units import parse_size, write_size
+from nanochat_cli.core.units import many, parse_size, write_size
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,9 @@ def test_what_is_no_size(text: str) -> None:
 def test_written_sizes_are_read_again_and_never_smaller(size: int, text: str) -> None:
     assert write_size(size) == text
     assert parse_size(text, "--size") >= size
+
+
+def test_one_of_a_thing_has_no_s() -> None:
+    assert [many(n, "head") for n in (0, 1, 2, 1024)] == ["0 heads", "1 head", "2 heads", "1,024 heads"]
+    assert many(1.004, "pass", "passes", ".2g") == "1 pass"
+    assert many(0.5, "pass", "passes", ".2g") == "0.5 passes"

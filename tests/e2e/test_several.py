@@ -94,7 +94,7 @@ def test_two_nodes_give_the_loss_of_one(tmp_path: Path, of_one: list[float], sha
     assert (saved["cluster"]["nnodes"], saved["cluster"]["node_rank"]) == (2, 0)
     if not shared:
         left = {path.name for path in (other / "runs" / "two" / "base").iterdir()}
-        assert left == {"worker-node1.log"}
+        assert left == {"worker-node1.log", "alive"}
 
 
 def test_torchrun_around_the_command_trains_once(of_one: list[float]) -> None:

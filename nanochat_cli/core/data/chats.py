@@ -18,6 +18,7 @@ from nanochat_cli.core.data.textfile import check_given
 from nanochat_cli.core.errors import DataError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer.conversation import Conversation
+from nanochat_cli.core.units import many
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant"}
 _ROLES |= {"assistant": "assistant", "model": "assistant", "system": "system"}
@@ -49,7 +50,8 @@ def read_chats(
                 raise DataError(message, hint=problem.hint) from None
             bad.append(message)
     if bad:
-        log.warning(f"{len(bad)} conversations were left out, the first is {bad[0]}")
+        were = "was" if len(bad) == 1 else "were"
+        log.warning(f"{many(len(bad), 'conversation')} {were} left out, the first is {bad[0]}")
     if not found:
         raise DataError(f"no conversations in: {path}")
     return found

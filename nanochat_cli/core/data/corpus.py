@@ -20,6 +20,8 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 MANIFEST = "manifest.json"
 CHATS = "chats"
 TOKENS = "tokens"
+DOWNLOADED = "downloaded"
+"""Kind of source of a corpus that was fetched by name."""
 FORMAT = 1
 
 
@@ -55,7 +57,10 @@ class Check:
 
 
 class Corpus:
-    """A published corpus. Its folder is never written to again, except for derived token shards."""
+    """A published corpus. Its folder is never written to again, except for derived token shards.
+
+    One that was downloaded can grow: shards are added beside, and a manifest with another fingerprint replaces the old.
+    """
 
     def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
         self.dir = directory
@@ -85,6 +90,12 @@ class Corpus:
         if manifest.get("format") != FORMAT:
             raise DamagedArtifact(f"corpus manifest of unknown format {manifest.get('format')}: {directory / MANIFEST}")
         return cls(directory, manifest)
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether more shards may be downloaded for it."""
+        source = self.manifest.get("source")
+        return isinstance(source, dict) and source.get("kind") == DOWNLOADED
 
     def shards_of(self, split: Split) -> tuple[Shard, ...]:
         """Return the shards of one split, in order."""
@@ -190,6 +201,8 @@ def damaged(corpus: Corpus, bad: list[Check]) -> DamagedArtifact:
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
     if all(check.file.startswith(f"{TOKENS}/") for check in bad):
         hint = f"tokens are made again when the folder is gone: rm -r {corpus.dir / TOKENS}"
+    elif corpus.can_grow:
+        hint = f"fetch them again: nanochat data repair {corpus.name}"
     else:
         hint = f"make the corpus again from its source, with --name {corpus.name} --force"
     return DamagedArtifact(f"corpus {corpus.name} is damaged: {told}{more}", hint=hint)

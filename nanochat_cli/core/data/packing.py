@@ -66,11 +66,14 @@ class PackedRows:
         dropped_tokens: int = 0,
         dropped_items: int = 0,
         truncated_items: int = 0,
+        items: np.ndarray | None = None,
     ) -> None:
         self.source, self.row_len, self.bos_id, self.lead = source, row_len, bos_id, lead
         self.starts, self.lengths, self.row_starts = starts, lengths, row_starts
         self.dropped_tokens, self.dropped_items = dropped_tokens, dropped_items
         self.truncated_items = truncated_items
+        self.items = items
+        """For conversations: which one each piece is, int64 [pieces], counted from 0 as they were given."""
 
     @property
     def num_rows(self) -> int:
@@ -187,12 +190,13 @@ def pack_conversations(
     the row's end, and left out if nothing to learn is before the cut; `log` gets a warning with the counts.
     """
     _check_row_len(row_len)
-    kept, dropped_tokens, truncated = [], 0, 0
-    for item in rendered:
+    kept, numbers, dropped_tokens, truncated = [], [], 0, 0
+    for number, item in enumerate(rendered):
         cut = len(item.ids) > row_len
         truncated += cut or item.truncated
         if any(item.mask[:row_len]):
             kept.append(item)
+            numbers.append(number)
             dropped_tokens += max(0, len(item.ids) - row_len)
         else:
             dropped_tokens += len(item.ids)
@@ -227,6 +231,7 @@ def pack_conversations(
         dropped_tokens=dropped_tokens,
         dropped_items=left_out,
         truncated_items=truncated,
+        items=np.array(numbers, np.int64)[order],
     )
 
 

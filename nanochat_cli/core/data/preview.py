@@ -1,8 +1,8 @@
-"""A look at what is trained on: a few documents or conversations, and what a tokenizer and a context make of them."""
+"""A look at what is there: a few documents or conversations, and what a tokenizer makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,12 +10,8 @@ from typing import Any
 
 from nanochat_cli.core.data.chats import read_chats
 from nanochat_cli.core.data.corpus import Corpus, Split
-from nanochat_cli.core.data.packing import pack_conversations
-from nanochat_cli.core.errors import DataError
-from nanochat_cli.core.tokenizer.conversation import Conversation, Rendered, render
+from nanochat_cli.core.tokenizer.conversation import Rendered, render
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-
-MEASURED = 5_000  # conversations that the summary is computed on, at most
 
 
 @dataclass(frozen=True)
@@ -31,19 +27,6 @@ class Item:
     def to_json(self) -> dict[str, Any]:
         """The item as plain values, without what it does not have."""
         return {key: value for key, value in asdict(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Conversations within a context of `max_seq_len` tokens; shares are of 1, lengths in tokens."""
-
-    conversations: int
-    mean_tokens: float
-    longest_tokens: int
-    trained_share: float
-    max_seq_len: int
-    truncated_share: float
-    padding_share: float
 
 
 def documents(corpus: Corpus, split: Split, num: int, tokenizer: Tokenizer | None = None) -> list[Item]:
@@ -65,30 +48,12 @@ def chats(path: Path, num: int, tokenizer: Tokenizer | None = None) -> list[Item
     return found
 
 
-def summary(path: Path, tokenizer: Tokenizer, max_seq_len: int) -> Summary:
-    """Return what a context of `max_seq_len` tokens makes of a file's conversations (of the first 5,000)."""
-    rendered = [render(tokenizer, conversation) for conversation in _measured(path)]
-    lengths = [len(item.ids) for item in rendered]
-    try:
-        padding = pack_conversations(rendered, max_seq_len + 1).padding_fraction
-    except DataError:  # not one fits: there is nothing to pack
-        padding = 1.0
-    return Summary(
-        conversations=len(rendered),
-        mean_tokens=sum(lengths) / len(lengths),
-        longest_tokens=max(lengths),
-        trained_share=sum(sum(item.mask) for item in rendered) / sum(lengths),
-        max_seq_len=max_seq_len,
-        truncated_share=sum(length > max_seq_len + 1 for length in lengths) / len(lengths),
-        padding_share=padding,
-    )
-
-
-def _measured(path: Path) -> list[Conversation]:
-    return read_chats(path, MEASURED)
-
-
 def spans(tokenizer: Tokenizer, item: Item) -> Iterator[tuple[str, bool]]:
     """Yield (text, whether it is trained on) for the stretches of an item; special tokens by their names."""
-    for trained, run in groupby(zip(item.ids or [], item.mask or [], strict=True), key=lambda pair: bool(pair[1])):
+    return stretches(tokenizer, item.ids or [], item.mask or [])
+
+
+def stretches(tokenizer: Tokenizer, ids: Sequence[int], mask: Sequence[int]) -> Iterator[tuple[str, bool]]:
+    """Yield (text, whether it is trained on) for the stretches of some tokens; special tokens by their names."""
+    for trained, run in groupby(zip(ids, mask, strict=True), key=lambda pair: bool(pair[1])):
         yield tokenizer.decode([id for id, _ in run]), trained

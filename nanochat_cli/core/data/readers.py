@@ -9,7 +9,7 @@ from typing import Any
 
 from nanochat_cli.core.data import cutting, jsonfile
 from nanochat_cli.core.data.cutting import Cut
-from nanochat_cli.core.data.textfile import COMPRESSED, kind_of, lines
+from nanochat_cli.core.data.textfile import COMPRESSED, kind_of, lines, tell_share
 from nanochat_cli.core.errors import DataError
 
 Document = tuple[int, str]  # line (text, JSON, csv; from 1) or row (parquet; from 1), and the text
@@ -18,6 +18,7 @@ JSON = (".json", *jsonfile.JSON_LINES)
 TABLES = (".csv", ".tsv")
 PARQUET = (".parquet",)
 KNOWN = (*TEXT, *JSON, *TABLES, *PARQUET)
+PAGE_BUFFER = 4 << 20
 _CHAT_FIELDS = ({"messages"}, {"conversations"}, {"instruction"}, {"prompt", "completion"})
 
 
@@ -117,14 +118,18 @@ def parquet_arrays(path: Path, field: str) -> Iterator[Any]:
     from pyarrow import parquet, types
 
     try:
-        with parquet.ParquetFile(path) as file:
+        # A buffer size streams the pages of a row group, which otherwise is held in memory as a whole.
+        with parquet.ParquetFile(path, buffer_size=PAGE_BUFFER) as file:
             schema = file.schema_arrow
             if field not in schema.names:
                 raise _no_column(path, field, _texts_first(schema))
             kind = schema.field(field).type
             if not _is_text(kind):
                 raise DataError(f"column {field} is not text: {path} ({kind})")
+            rows = 0
             for batch in file.iter_batches(batch_size=1024, columns=[field]):
+                rows += len(batch)
+                tell_share(path, rows, file.metadata.num_rows)
                 column = batch.column(0)
                 if types.is_binary(kind) or types.is_large_binary(kind):  # the same bytes under another name
                     text = pa.string() if types.is_binary(kind) else pa.large_string()

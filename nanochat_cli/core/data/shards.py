@@ -76,7 +76,11 @@ class CorpusWriter:
         """Add one document."""
         if not text:
             raise DataError("a document without text")
-        self._splits.add(text, encode(text))
+        self._splits.add(len(text), encode(text))
+
+    def add_raw(self, chars: int, raw: bytes) -> None:
+        """Add one document of so many characters that is known to be UTF-8 and not empty."""
+        self._splits.add(chars, raw)
 
     def write_chats(self, stage: str, conversations: Iterable[dict[str, Any]]) -> int:
         """Write conversations (JSON objects with `messages`) as the corpus's chats for a stage; return their number."""
@@ -132,7 +136,7 @@ class CorpusWriter:
         chosen = choose_val(sizes, self._least_val())
         self._splits = self._new_splits("again-", chosen.__contains__)
         for text in first.documents():
-            self._splits.add(text, encode(text))
+            self._splits.add(len(text), encode(text))
         self._splits.close()
         first.remove()
         self._splits.rename("again-")
@@ -141,9 +145,7 @@ class CorpusWriter:
         return SplitWriters(self.staged, prefix, self.shard_chars, lambda raw: is_val(self._key(raw)))
 
     def _key(self, raw: bytes) -> int:
-        """Return 64 bits that depend on content and seed only."""
-        salt = self.seed.to_bytes(16, "little", signed=True)
-        return int.from_bytes(hashlib.blake2b(raw, digest_size=8, salt=salt).digest(), "little")
+        return content_key(raw, self.seed)
 
     def _manifest(self) -> dict[str, Any]:
         content = {split: self._splits.of(split).content.hexdigest() for split in SPLITS}
@@ -158,6 +160,12 @@ class CorpusWriter:
             "shards": [asdict(shard) for split in SPLITS for shard in self._splits.of(split).shards],
             "chats": [asdict(chat) for chat in self.chats],
         }
+
+
+def content_key(raw: bytes, seed: int) -> int:
+    """Return 64 bits that depend on content and seed only."""
+    salt = seed.to_bytes(16, "little", signed=True)
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8, salt=salt).digest(), "little")
 
 
 def encode(text: str) -> bytes:

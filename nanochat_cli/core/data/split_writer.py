@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ class SplitWriters:
     def of(self, split: Split) -> SplitWriter:
         return self.val if split == "val" else self.train
 
-    def add(self, text: str, raw: bytes) -> None:
-        (self.val if self._is_val(raw) else self.train).add(len(text), raw)
+    def add(self, chars: int, raw: bytes) -> None:
+        (self.val if self._is_val(raw) else self.train).add(chars, raw)
 
     def close(self) -> None:
         self.train.close()
@@ -67,7 +68,10 @@ class SplitWriters:
 
 
 class SplitWriter:
-    """Writes the shards of one split and hashes the documents on the way."""
+    """Writes the shards of one split and hashes the documents on the way.
+
+    A row group is hashed and packed in a thread while the next one is gathered; never more than one at a time.
+    """
 
     def __init__(self, folder: Path, split: str, prefix: str, shard_chars: int) -> None:
         self.folder, self.split, self.prefix, self.shard_chars = folder, split, prefix, shard_chars
@@ -78,6 +82,8 @@ class SplitWriter:
         self._group_bytes = 0
         self._file: parquet.ParquetWriter | None = None
         self._rows = self._shard_chars = self._shard_bytes = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def add(self, chars: int, raw: bytes) -> None:
         self._group.append(raw)
@@ -94,21 +100,33 @@ class SplitWriter:
         return self.folder / f"{self.prefix}{self.split}-{len(self.shards):05d}.parquet"
 
     def _write_group(self) -> None:
-        lengths = b"".join(len(raw).to_bytes(8, "little") for raw in self._group)
-        self.content.update(lengths + b"".join(self._group))
+        group, self._group = self._group, []
+        self._rows += len(group)
+        self._shard_bytes += self._group_bytes
+        self._group_bytes = 0
+        self._wait()
+        self._writing = self._thread.submit(self._write, group)
+
+    def _wait(self) -> None:
+        """Wait until nothing is being written; raises what went wrong with it."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, group: list[bytes]) -> None:
+        lengths = b"".join(len(raw).to_bytes(8, "little") for raw in group)
+        self.content.update(lengths + b"".join(group))
         with explain_os_errors(self._path.name):
             if self._file is None:
                 options: dict[str, Any] = {"compression": "zstd", "compression_level": 3}
                 self._file = parquet.ParquetWriter(
                     self._path, SCHEMA, use_dictionary=False, write_statistics=False, **options
                 )
-            table = pa.table([pa.array(self._group, type=pa.string())], schema=SCHEMA)
+            table = pa.table([pa.array(group, type=pa.string())], schema=SCHEMA)
             self._file.write_table(table, row_group_size=GROUP_ROWS)
-        self._rows += len(self._group)
-        self._shard_bytes += self._group_bytes
-        self._group, self._group_bytes = [], 0
 
     def _close_shard(self) -> None:
+        self._wait()
         path, file = self._path, self._file
         if file is None:
             return
@@ -132,9 +150,11 @@ class SplitWriter:
         if self._group:
             self._write_group()
         self._close_shard()
+        self._thread.shutdown()
 
     def abandon(self) -> None:
         """Let go of an open file after an error; the folder is deleted next."""
+        self._thread.shutdown()  # waits for what is being written
         if self._file is not None:
             file, self._file = self._file, None
             try:

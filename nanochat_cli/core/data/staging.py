@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanochat_cli.core.claim import Claim
 from nanochat_cli.core.files import staging_dir
 
 FRESH_SECONDS = 10  # a folder this young may have an owner who is about to lock it
@@ -21,12 +21,14 @@ def staged(final: Path) -> Iterator[Path]:
     sweep(final.parent)
     folder = staging_dir(final)
     handle = os.open(folder, os.O_RDONLY)
+    claim = Claim(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        claim.wait(handle)
         yield folder
     finally:
         os.close(handle)
         shutil.rmtree(folder, ignore_errors=True)
+        claim.release()
 
 
 def sweep(parent: Path) -> None:
@@ -38,10 +40,10 @@ def sweep(parent: Path) -> None:
             handle = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
             continue  # published, or swept by another process, since it was listed
+        claim = Claim(path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its writer is alive
+            if claim.take_now(handle):  # else its writer is alive
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(handle)
+            claim.release()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gzip
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from nanochat_cli.core.errors import DataError
 
@@ -54,16 +56,61 @@ def _siblings(path: Path) -> list[Path]:
         return []
 
 
+_METER: ContextVar[Callable[[float], None] | None] = ContextVar("meter", default=None)
+
+
+@contextlib.contextmanager
+def metered(tell: Callable[[float], None]) -> Iterator[None]:
+    """Within the block, tell how many bytes of a file were read so far, as it lies on the disk (so, compressed)."""
+    token = _METER.set(tell)
+    try:
+        yield
+    finally:
+        _METER.reset(token)
+
+
+def tell_share(path: Path, done: int, total: int) -> None:
+    """Tell the meter, if there is one, that a share of a file was read that is not read from its start to its end."""
+    if (tell := _METER.get()) is not None and total:
+        tell(path.stat().st_size * done / total)
+
+
+class _Counted(io.RawIOBase):
+    """A file that tells how far it was read."""
+
+    def __init__(self, file: Any, tell: Callable[[float], None]) -> None:
+        self._file, self._tell, self._done = file, tell, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self._done += count
+        self._tell(self._done)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def open_bytes(path: Path) -> BinaryIO:
     """Return the file's bytes, decompressed. Raises DataError if it cannot be read."""
     try:
+        raw = cast(Any, path.open("rb"))
+        if (tell := _METER.get()) is not None:
+            raw = io.BufferedReader(_Counted(raw, tell), LINE_BYTES)
         if path.suffix.lower() == ".gz":
-            return cast(BinaryIO, gzip.open(path, "rb"))
+            unpacked: Any = gzip.GzipFile(fileobj=raw, mode="rb")
+            unpacked.myfileobj = raw  # closed with it
+            return cast(BinaryIO, unpacked)
         if path.suffix.lower() == ".zst":
             import pyarrow as pa
 
-            return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, pa.input_stream(str(path), compression="zstd"))))
-        return path.open("rb")
+            stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+            return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, stream)))
+        return cast(BinaryIO, raw)
     except PermissionError:
         raise DataError(f"no permission to read: {path}") from None
     except OSError as problem:

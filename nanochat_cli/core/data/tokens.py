@@ -114,7 +114,8 @@ def _rebuild_hint(directory: Path) -> str:
 
 def folder(corpus: Corpus, tokenizer: BatchEncoder) -> Path:
     """Return where the tokens of a corpus are for a tokenizer, whether they exist or not."""
-    return corpus.dir / TOKENS / tokenizer.hash[:12]
+    grown = f"-{corpus.fingerprint[:8]}" if corpus.can_grow else ""  # the tokens of what it was may still be read
+    return corpus.dir / TOKENS / f"{tokenizer.hash[:12]}{grown}"
 
 
 def ensure(

@@ -170,6 +170,9 @@ def train(plan: Plan, *, resume: bool = False, log: Log = NULL) -> dict[str, Any
             )
         except BadText as problem:
             raise DataError(f"invalid UTF-8: {_where(plan, problem.row)}") from None
+        if plan.corpora:  # base training on one of them will look for this tokenizer
+            told = [{"name": corpus.name, "fingerprint": corpus.fingerprint} for corpus in plan.corpora]
+            tokenizer.training["corpora"] = told
         tokenizer.save(plan.folder, replace=plan.force)
         saved.clear()
     facts = tokenizer.training
@@ -197,7 +200,7 @@ def _alone(plan: Plan) -> Iterator[None]:
     folder = plan.unfinished_dir
     while True:
         files.make_dir(folder, "the unfinished tokenizer")
-        with runs.lock(folder) as handle:
+        with runs.lock(folder, takeover=None) as handle:
             try:
                 if not os.path.samestat(os.fstat(handle), os.stat(folder / "lock")):
                     continue

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat_cli.core import heartbeat
 from nanochat_cli.core.engine.sampling import next_tokens
 from nanochat_cli.core.models.base import DecodeState, LanguageModel
 
@@ -100,6 +101,7 @@ def _generate_batch(
     active = list(range(len(prompts)))  # which prompt each row of the state belongs to
     going = np.ones(len(prompts), dtype=bool)
     for position in range(max_new_tokens):
+        heartbeat.alive()
         row_seeds = None if seeds is None else seeds[active]
         next_B = next_tokens(
             model.logits(x_BE), temperature=temperature, top_k=top_k, seeds=row_seeds, position=position
@@ -135,6 +137,7 @@ def stream(
     state, x_BE = prefill(model, [prompt], len(prompt) + max_new_tokens)
     seeds = np.array([seed], dtype=np.uint64)
     for position in range(max_new_tokens):
+        heartbeat.alive()
         next_B = next_tokens(model.logits(x_BE), temperature=temperature, top_k=top_k, seeds=seeds, position=position)
         token = int(next_B)
         yield token
@@ -150,6 +153,7 @@ def naive_generate(
     """Return the greedy continuation by reading everything again for each token: slow, without a cache, the oracle."""
     ids = list(prompt)
     for _ in range(max_new_tokens):
+        heartbeat.alive()
         logits_1TV = model(torch.tensor([ids], device=model.device))
         ids.append(int(logits_1TV[0, -1].argmax()))
         if ids[-1] in stop_ids:

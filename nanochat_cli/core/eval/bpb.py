@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat_cli.core import heartbeat
+
 
 class _Losses(Protocol):
     """The part of a language model that is used here."""
@@ -75,6 +77,7 @@ def row_batches(
     count = rows.num_rows if limit is None else min(limit, rows.num_rows)
     mine = (np.arange(count) * rows.num_rows // max(1, count))[rank::world]
     for start in range(0, len(mine), batch_size):
+        heartbeat.alive()
         ids, is_target = rows.take(mine[start : start + batch_size])
         y = np.where(is_target[:, 1:], ids[:, 1:], -1)
         yield torch.from_numpy(ids[:, :-1].astype(np.int64)).to(device), torch.from_numpy(y.astype(np.int64)).to(device)

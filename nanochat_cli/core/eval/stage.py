@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from nanochat_cli.core import checkpoint, files, launch, machine, runs
+from nanochat_cli.core import checkpoint, files, machine, run_lineage, runs
 from nanochat_cli.core.checkpoint import Meta
 from nanochat_cli.core.data import packing, tokens
 from nanochat_cli.core.data.corpus import SPLITS, Corpus
@@ -115,7 +115,7 @@ def _precision(cfg: EvalConfig, meta: Meta, device: torch.device) -> str:
 
 def _corpus_of(run: str, log: Log) -> Corpus | None:
     """The corpus that the run's base stage was trained on, if it is still there."""
-    saved = runs.stage_dir(runs.base_run(run), "base") / "config.json"
+    saved = runs.stage_dir(run_lineage.base_run(run), "base") / "config.json"
     try:
         name = files.read_json(saved, "the base stage's config")["config"]["corpus"]["data"]
         return Corpus.open(name)
@@ -163,7 +163,7 @@ def _until_stopped(batches: Iterator[T], folder: Path, dist: Dist) -> Iterator[T
 
 def _obey(folder: Path, dist: Dist) -> None:
     """Raise if the command was asked to stop. Several processes do not look: they could not agree on when."""
-    if dist.world == 1 and (folder / launch.STOP_FILE).exists():
+    if dist.world == 1 and (folder / runs.STOP_FILE).exists():
         raise _Stopped
 
 

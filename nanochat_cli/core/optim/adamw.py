@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanochat_cli.core.dist import Coming, Dist
 from nanochat_cli.core.optim.groups import ParamGroup
+from nanochat_cli.core.slices import Slice
 
 EPS = 1e-10
 SHARED_FROM = 1024
@@ -84,6 +85,20 @@ class Entry:
         whole = {slot: self._whole(own) if self.shared else own for slot, own in self.moments.items()}
         return {"step": self.count, **whole}
 
+    def slices(self, name: str) -> list[Slice]:
+        """Return what `state` returns, of what this process holds; what all hold alike comes from the main one."""
+        if not self.moments:
+            return []
+        parts = [Slice(f"{name}.step", self.count, ())] if self.dist.is_main else []
+        for slot, own in self.moments.items():
+            if not self.shared:
+                parts += [Slice(f"{name}.{slot}", own, tuple(own.shape))] if self.dist.is_main else []
+                continue
+            first = self.dist.rank * own.numel()
+            if (count := min(own.numel(), self.param.numel() - first)) > 0:
+                parts.append(Slice(f"{name}.{slot}", own.view(-1)[:count], tuple(self.param.shape), first))
+        return parts
+
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take this process's share of what `state` returned."""
         self.count = state["step"].to(self.param.device, copy=True)
@@ -143,6 +158,10 @@ class AdamW:
     def state_dict(self) -> dict[str, Tensor]:
         """Return step count and both moments of each parameter; empty before the first step."""
         return {f"{name}.{slot}": t for name, entry in self.entries.items() for slot, t in entry.state().items()}
+
+    def slices(self) -> list[Slice]:
+        """Return what `state_dict` returns, as the parts that this process holds."""
+        return [part for name, entry in self.entries.items() for part in entry.slices(name)]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned, by any number of processes."""

@@ -10,6 +10,9 @@ from torch import Tensor
 
 Role = Literal["matrix", "embedding", "unembedding", "value_embedding", "residual", "skip", "gate"]
 
+SCALARS: tuple[Role, ...] = ("residual", "skip", "gate")
+"""A few numbers per layer that steer the whole residual stream."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParamGroup:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat_cli.core.dist import Coming, Dist
 from nanochat_cli.core.optim.groups import ParamGroup
+from nanochat_cli.core.slices import Slice
 
 # Five odd polynomials whose composition lifts singular values in [1e-3, 1] to about 1 (Polar Express,
 # arXiv 2505.16932, degree 5).
@@ -204,6 +205,17 @@ class Stack:
         """Return momentum and sizes of all members, on every process."""
         return self.dist.gather_shares(self.momentum), None if self.size is None else self.dist.gather_shares(self.size)
 
+    def own_slices(self) -> list[Slice]:
+        """Return what `gathered` returns, of this process's share."""
+        first = self.dist.rank * self.share
+        parts = []
+        for index, piece in enumerate(self.members[first : first + self.share]):
+            begin = piece.start * piece.param[0].numel()
+            parts.append(Slice(f"{piece.name}.momentum", self.momentum[index], tuple(piece.param.shape), begin))
+            if self.size is not None:
+                parts.append(Slice(_size_name(piece), self.size[index], tuple(self.size[index].shape)))
+        return parts
+
     def restore(self, momentum: list[Tensor], sizes: list[Tensor] | None) -> None:
         """Take this process's share of what `gathered` returned, member by member."""
         self.momentum.copy_(self._own([tensor.to(self.momentum) for tensor in momentum]))
@@ -265,6 +277,10 @@ class Muon:
                 if sizes is not None:
                     state[_size_name(piece)] = sizes[index].clone()
         return {name: tensor.detach() for name, tensor in state.items()}
+
+    def slices(self) -> list[Slice]:
+        """Return what `state_dict` returns, as the parts that this process holds."""
+        return [part for stack in self.stacks for part in stack.own_slices()]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned, by any number of processes."""

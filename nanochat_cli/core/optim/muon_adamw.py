@@ -16,8 +16,9 @@ from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.optim.adamw import AdamW
 from nanochat_cli.core.optim.fused import Fused
-from nanochat_cli.core.optim.groups import ParamGroup, Role
+from nanochat_cli.core.optim.groups import SCALARS, ParamGroup, Role
 from nanochat_cli.core.optim.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon, Variant
+from nanochat_cli.core.slices import Slice
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.bfloat16, "fp32": torch.float32}
 
@@ -64,10 +65,17 @@ class MuonAdamW:
         dtype: torch.dtype,
         batch_scale: float = 1.0,
         fused: bool = False,
+        scalar_scale: float | None = None,
     ) -> None:
         variant = _variant(settings, dtype)
         update = Fused(variant) if fused else None
-        rates = {id(g): _rate(settings, g.role) * g.lr_scale * (batch_scale if g.batch_scaled else 1) for g in groups}
+
+        def scale(group: ParamGroup) -> float:
+            if scalar_scale is not None and group.role in SCALARS:
+                return scalar_scale
+            return batch_scale if group.batch_scaled else 1.0
+
+        rates = {id(g): _rate(settings, g.role) * g.lr_scale * scale(g) for g in groups}
         self.dist = dist
         self.muons = [Muon(g, rates[id(g)], variant, dist, update) for g in groups if g.kind == "muon"]
         self.adamws = [AdamW(g, rates[id(g)], dist) for g in groups if g.kind == "adamw"]
@@ -125,6 +133,12 @@ class MuonAdamW:
         """Return the whole state as named tensors, ready for safetensors. Every process must call it."""
         return {name: tensor for part in (*self.muons, *self.adamws) for name, tensor in part.state_dict().items()}
 
+    def slices(self) -> list[Slice]:
+        """Return the parts of that state which this process holds: all processes' together are the whole."""
+        return [part for muon in self.muons for part in muon.slices()] + [
+            part for adamw in self.adamws for part in adamw.slices()
+        ]
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned; training continues bit for bit. Raises KeyError for a missing entry."""
         for part in (*self.muons, *self.adamws):
@@ -139,12 +153,14 @@ def build(
     precision: str = "bf16",
     batch_scale: float = 1.0,
     fused: bool = False,
+    scalar_scale: float | None = None,
 ) -> MuonAdamW:
     """Return the optimizer of a model's groups. `precision` is that of Muon's matrix products ("bf16" or "fp32").
 
-    `batch_scale` multiplies the rates of all groups that depend on the batch size; `fused` compiles Muon's update.
+    `batch_scale` multiplies the rates of all groups that depend on the batch size, `scalar_scale`, if given, those of
+    the residual stream's scalars instead; `fused` compiles Muon's update.
     """
-    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale, fused)
+    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale, fused, scalar_scale)
 
 
 def _variant(settings: OptimSettings, dtype: torch.dtype) -> Variant:

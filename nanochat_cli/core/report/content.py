@@ -60,12 +60,14 @@ def machine_in_words(machine: dict[str, Any]) -> str:
     gpus = machine.get("gpus") or []
     if gpus and isinstance(gpus[0], dict):
         return f"{len(gpus)} × {gpus[0].get('name', 'GPU')}"
-    cores = machine.get("cores")
-    return f"{machine.get('cpu', 'an unknown processor')}" + (f", {cores} cores" if cores else "")
+    cores = machine.get("physical_cores") or machine.get("cores")
+    told = f", {cores} core{'' if cores == 1 else 's'}" if cores else ""
+    return f"{machine.get('cpu', 'an unknown processor')}{told}"
 
 
 def _machine(machine: dict[str, Any], measured_now: bool) -> list[tuple[str, str]]:
-    pairs = [("processor", str(machine.get("cpu", "unknown"))), ("cores used", str(machine.get("cores", "unknown")))]
+    cores = machine.get("physical_cores") or machine.get("cores", "unknown")
+    pairs = [("processor", str(machine.get("cpu", "unknown"))), ("cores used", str(cores))]
     if machine.get("memory_gib"):
         pairs.append(("memory", f"{machine['memory_gib']} GiB"))
     for gpu in machine.get("gpus") or []:
@@ -124,7 +126,11 @@ def _event_line(event: dict[str, Any]) -> tuple[Severity, str] | None:
         case "error":
             return "error", str(event.get("message", ""))
         case "stopped":
-            return "warning", f"stopped at step {event.get('step')}, on request"
+            return "warning", f"stopped at step {event.get('step')} ({event.get('why') or 'on request'})"
+        case "rolled_back":
+            return "warning", f"went back to step {event.get('step')} and past the batches that were bad"
+        case "save_failed":
+            return "error", f"step {event.get('step')} could not be saved: {event.get('message')}"
         case "resumed":
             return "warning", f"resumed from step {event.get('step')}"
         case "note":

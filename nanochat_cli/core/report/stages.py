@@ -132,16 +132,24 @@ def _work_row(stage: StageRecord) -> Row:
             Cell(count(tokens)) if tokens else MISSING,
             Cell(count(stage.tokens_per_s)) if stage.tokens_per_s else MISSING,
             Cell(duration(stage.seconds)) if stage.seconds else MISSING,
-            Cell(execution(stage)) if execution(stage) else MISSING,
+            Cell(execution(stage), _promise(stage)) if execution(stage) else MISSING,
         ]
     )
 
 
+def _promise(stage: StageRecord) -> str:
+    """What the stage promises about repeating itself; empty if not recorded."""
+    told = stage.checkpoint.get("determinism")
+    return f"determinism {told.get('level')}: {told.get('says')}" if isinstance(told, dict) else ""
+
+
 def execution(stage: StageRecord) -> str:
-    """Precision, attention form and compilation that were really used, in words; empty if not recorded."""
+    """Precision, attention kernel and compilation that were really used, in words; empty if not recorded."""
     told = stage.execution or stage.checkpoint.get("execution")
     if not isinstance(told, dict) or not told.get("dtype"):
         return ""
-    compiled = "compiled" if told.get("compile") else "not compiled"
+    why = f" ({told['eager_because']})" if told.get("eager_because") else ""
+    compiled = "compiled" if told.get("compile") else f"not compiled{why}"
     narrow = " with FP8" if told.get("fp8") else ""
-    return f"{told['dtype']}{narrow}, {told.get('attention', '?')} attention, {compiled}"
+    kernel = f" ({told['kernel']})" if told.get("kernel") else ""
+    return f"{told['dtype']}{narrow}, {told.get('attention', '?')} attention{kernel}, {compiled}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nanochat_cli.core import paths, planning, scaling
+from nanochat_cli.core import pace, paths, planning, scaling
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.dist import Dist
@@ -14,6 +14,7 @@ from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import BaseTrainConfig
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import data, hooks, stage, windows
+from nanochat_cli.core.units import many
 
 
 def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
@@ -30,14 +31,17 @@ def run(cfg: BaseTrainConfig, run: RunContext, dist: Dist, log: Log) -> dict[str
     planned = num_steps * batch.total
     epochs = batches.epochs(num_steps)
     log.note(
-        f"{model.num_params():,} parameters, {num_steps:,} steps of {batch.total:,} tokens, "
-        f"{epochs:.2g} passes over the corpus"
+        f"{model.num_params():,} parameters, {many(num_steps, 'step')} of {batch.total:,} tokens, "
+        f"{many(epochs, 'pass', 'passes', '.2g')} over the corpus"
     )
     if epochs > scaling.MAX_EPOCHS:
         log.warning(
             f"{epochs:.1f} passes over the corpus: beyond {scaling.MAX_EPOCHS}, more text teaches more than another"
         )
     how = stage.execution(model, cfg.compute, run, dist, log, device_batch_size=batch.device, planned_tokens=planned)
+    measured = how.tokens_per_s.get(how.name)
+    if measured and (text := pace.of_steps(batch.total, num_steps, measured * dist.world)):
+        log.note(text)
     return stage.train(
         cfg,
         run,

@@ -141,7 +141,7 @@ def _batches(cfg: BenchTrainConfig, net: ModelConfig, tokens: int, dist: Dist, l
 def _timed(bench: Bench, steps: int, run: RunContext, dist: Dist, log: Log) -> tuple[list[Timed], list[Timed]]:
     """Return the steps that warmed up and those that count; fewer than asked for after a request to stop."""
     every: list[Timed] = []
-    while len(every) < WARM_UP + steps and not dist.any(guards.stop_requested(run.dir)):
+    while len(every) < WARM_UP + steps and not dist.any(guards.stop_requested(run.dir) is not None):
         every.append(bench.step())
         last = every[-1]
         log.progress("timing", len(every), WARM_UP + steps, "steps", f"{last.tokens / last.seconds:,.0f} tok/s")

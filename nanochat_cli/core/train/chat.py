@@ -10,6 +10,7 @@ from nanochat_cli.core.events import Log
 from nanochat_cli.core.runs import RunContext
 from nanochat_cli.core.settings import MidTrainConfig
 from nanochat_cli.core.train import data, hooks, schedule, stage
+from nanochat_cli.core.units import many
 
 
 def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tokens: bool) -> dict[str, Any]:
@@ -25,9 +26,9 @@ def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tok
         rows_per_step=batches.rows_per_step,
     )
     log.note(
-        f"{rows.facts['conversations']:,} conversations in {rows.train.num_rows:,} rows "
-        f"({rows.train.padding_fraction:.1%} padding), {horizon.num_steps:,} steps of {batch.total:,} tokens, "
-        f"{batches.epochs(horizon.num_steps):.2g} passes"
+        f"{many(rows.facts['conversations'], 'conversation')} in {many(rows.train.num_rows, 'row')} "
+        f"({rows.train.padding_fraction:.1%} padding), {many(horizon.num_steps, 'step')} of {batch.total:,} tokens, "
+        f"{many(batches.epochs(horizon.num_steps), 'pass', 'passes', '.2g')}"
     )
     how = stage.execution(
         model,

@@ -35,6 +35,7 @@ from nanochat_cli.core.models.shape import ModelConfig
 
 _CHILD = (sys.executable, "-m", "nanochat_cli.core.train.compile_ahead")
 _FAILED = 3
+_NO_MATTER = ("tokens_per_s", "eager_because")  # of an execution, for what is compiled
 
 
 def missing(device: torch.device) -> str | None:
@@ -57,7 +58,7 @@ def prepare(config: ModelConfig, how: Any, rows: int, device: torch.device, limi
     """
     task = {
         "model": dataclasses.asdict(config),
-        "how": {key: value for key, value in dataclasses.asdict(how).items() if key != "tokens_per_s"},
+        "how": {key: value for key, value in dataclasses.asdict(how).items() if key not in _NO_MATTER},
         "rows": rows,
         "device": str(device),
         "threads": torch.get_num_threads(),

@@ -12,15 +12,15 @@ from nanochat_cli.core import files, planning
 from nanochat_cli.core.data import packing, tokens
 from nanochat_cli.core.data.chats import read_chats
 from nanochat_cli.core.data.corpus import Corpus
+from nanochat_cli.core.data.holdout import hold_out
 from nanochat_cli.core.data.packing import PackedRows, Packing
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import DataError, MissingArtifact
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tokenizer.conversation import Conversation, render
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.core.units import many
 
-_HOLD_OUT_EVERY = 50
-_MIN_TO_HOLD_OUT = 100
 _MAX_HELD_OUT = 2_000
 _SAMPLES = 4
 _SAMPLE_PROMPT_TOKENS = 12
@@ -63,7 +63,7 @@ def text_rows(
     val = token_set.split("val")
     train = packing.pack_documents(token_set.split("train"), seq_len + 1, packing_by)
     log.note(
-        f"{train.num_rows:,} rows, packing {packing_by}: {train.dropped_fraction:.1%} of the tokens dropped, "
+        f"{many(train.num_rows, 'row')}, packing {packing_by}: {train.dropped_fraction:.1%} of the tokens dropped, "
         f"{train.padding_fraction:.2%} of the slots padding"
     )
     return TextRows(
@@ -107,7 +107,7 @@ def chat_rows(
     facts = []
     for path, weight in map(_path_and_weight, sources):
         found = read_chats(path)
-        kept, out = _hold_out(found)
+        kept, out = hold_out(found)
         train += _weigh(kept, weight)
         held += out
         facts.append(
@@ -139,14 +139,6 @@ def _path_and_weight(source: str) -> tuple[Path, float]:
     if not path.is_file():
         raise MissingArtifact(f"no chat file: {path}", hint="name a chat file with --data FILE")
     return path, weight
-
-
-def _hold_out(found: list[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
-    """Every 50th conversation of a large enough file, by position, is kept for validation."""
-    if len(found) < _MIN_TO_HOLD_OUT:
-        return found, []
-    kept = [c for i, c in enumerate(found) if i % _HOLD_OUT_EVERY != _HOLD_OUT_EVERY - 1]
-    return kept, found[_HOLD_OUT_EVERY - 1 :: _HOLD_OUT_EVERY]
 
 
 def _weigh(found: list[Conversation], weight: float) -> list[Conversation]:

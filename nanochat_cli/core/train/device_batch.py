@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nanochat_cli.core import files, machine
+from nanochat_cli.core import cachefile, files, machine
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import EnvironmentLacks, NanochatError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.shape import ModelConfig
+from nanochat_cli.core.units import many
 
 _MOST_TOKENS = {"cpu": 8_192}
 _MOST_TOKENS_GPU = 65_536
@@ -72,7 +72,7 @@ def choose(model: LanguageModel, work: Pass, dist: Dist, *, cache_path: Path, lo
 
     The weights stay as they are. Raises EnvironmentLacks if not even one row fits. Called by every process.
     """
-    known = _read(cache_path).get(key(model.config, work, dist)) if dist.is_main else None
+    known = cachefile.read(cache_path).get(key(model.config, work, dist)) if dist.is_main else None
     size = int(dist.broadcast(torch.tensor([known if isinstance(known, int) else 0], device=dist.device)).item())
     if size > 0:
         return at_most(work.rows, size)
@@ -81,11 +81,11 @@ def choose(model: LanguageModel, work: Pass, dist: Dist, *, cache_path: Path, lo
     while dist.any(not fits(model, work, size)):
         if size == 1:
             raise too_large(model.config, dist.device)
-        log.note(f"{size} rows at a time do not fit into the memory of {dist.device}")
+        log.note(f"too much for the memory of {dist.device}: {many(size, 'row')} at a time")
         size = at_most(work.rows, size // 2)
     if dist.is_main:
         remember(cache_path, model.config, work, dist, size)
-    log.note(f"{size} of {work.rows} rows at a time fit into the memory of {dist.device}")
+    log.note(f"the memory of {dist.device} holds {size} of {many(work.rows, 'row')} at a time")
     return size
 
 
@@ -246,16 +246,4 @@ def key(config: ModelConfig, work: Pass, dist: Dist) -> str:
 
 def remember(cache_path: Path, config: ModelConfig, work: Pass, dist: Dist, size: int) -> None:
     """Keep an answer for the next run. A cache that cannot be written is no reason to fail."""
-    try:
-        cache_path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(cache_path, _read(cache_path) | {key(config, work, dist): size})
-    except (OSError, NanochatError):
-        return
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    cachefile.merge(cache_path, {key(config, work, dist): size})

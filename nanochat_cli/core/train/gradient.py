@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nanochat_cli.core import heartbeat
 from nanochat_cli.core.data.loader import count_targets
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.train import device_batch
@@ -24,14 +25,14 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 class Gradient:
     """What the gradients in `.grad` stand for: the mean loss over `targets`, found by reading `tokens` positions.
 
-    `vote` is whether any process raised the flag that it could send along; `parts` holds this process's summed losses
-    by number of micro-batch.
+    `flags` are the sums, over all processes, of the numbers that each could send along; `parts` holds this process's
+    summed losses by number of micro-batch.
     """
 
     loss: float
     targets: int
     tokens: int
-    vote: bool = False
+    flags: tuple[int, ...] = ()
     parts: Sequence[tuple[int, Tensor]] = field(default=(), compare=False)
 
 
@@ -70,11 +71,12 @@ class Pending:
         loss_sum, short, *values = torch.stack(scalars).tolist()
         if short:
             raise device_batch.DoesNotFit("a process is out of memory")
-        targets, tokens, votes = counts if isinstance(counts, list) else map(int, values[-3:])
+        whole = counts if isinstance(counts, list) else [int(value) for value in values[len(others) :]]
+        targets, tokens, *flags = whole
         if not targets:
             for param in self.params:
                 param.grad = None
-        found = Gradient(loss_sum / max(1, targets), targets, tokens, votes > 0, self.parts)
+        found = Gradient(loss_sum / max(1, targets), targets, tokens, tuple(flags), self.parts)
         return found, values[: len(others)]
 
 
@@ -84,16 +86,17 @@ def backward(
     micros: Sequence[Micro],
     dist: Dist,
     *,
-    vote: bool = False,
+    flags: Sequence[int] = (),
     scale: float = 1.0,
 ) -> Pending:
     """Do what `accumulate` does, times `scale`, without waiting for the device."""
     found = [count_targets(micro) for micro in micros]
-    counts = _over_all([sum(found), sum(micro[0].numel() for micro in micros), int(vote)], dist)
+    counts = _over_all([sum(found), sum(micro[0].numel() for micro in micros), *flags], dist)
     parts: list[tuple[int, Tensor]] = []
     full = False
     try:
         for number, (micro, targets) in enumerate(zip(micros, found, strict=True)):
+            heartbeat.alive()
             if targets:
                 parts.append((number, _backward(losses, micro, counts[0], scale, dist.device)))
     except Exception as problem:

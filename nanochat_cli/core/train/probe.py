@@ -7,10 +7,9 @@ be known beforehand, so each is timed for a few steps. What a kernel computes is
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat_cli.core import files, machine, optim
+from nanochat_cli.core import cachefile, files, machine, optim
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import EnvironmentLacks, NanochatError
 from nanochat_cli.core.events import NULL, Log
@@ -48,7 +47,8 @@ _ISA_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", 
 class Execution:
     """How a stage computes. `tokens_per_s` holds what was measured, by "dtype/attention" and "…/compiled".
 
-    `kernel` is the identity of the attention kernel: which package or torch, and its version.
+    `kernel` is the identity of the attention kernel: which package or torch, and its version. `eager_because` says why
+    nothing is compiled, empty if it is.
     """
 
     dtype: str
@@ -56,6 +56,7 @@ class Execution:
     compile: bool
     fp8: bool = False
     kernel: str = ""
+    eager_because: str = ""
     tokens_per_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -89,7 +90,9 @@ def choose(
     best = _fastest_causal(eager, config, memory, device, log)
     before = replace(best, compile=True).name in memory.speeds and _kernels_are_kept()
     pays_s = _COMPILED_BEFORE_PAYS_S if before else _COMPILE_PAYS_S
-    if _wants_compile(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
+    if why := _why_not_compiled(planned_tokens / memory.speeds[best.name] >= pays_s, bench, requested, log):
+        best = replace(best, eager_because=why)
+    else:
         best = _compiled_if_faster(best, bench, memory, requested, log)
     narrow = _narrow(best, config, requested, device, log)
     words = f"{best.dtype}{' with FP8 products' if narrow else ''}"
@@ -204,29 +207,32 @@ def _kernels_are_kept() -> bool:
     return kept.is_dir() and any(kept.iterdir())
 
 
-def _wants_compile(pays: bool, bench: _Bench, requested: ComputeSection, log: Log) -> bool:
-    """Whether to try: only if it can pay or was asked for, and if what it needs is there."""
-    if requested.compile == "off" or (requested.compile == "auto" and not pays):
-        return False
+def _why_not_compiled(pays: bool, bench: _Bench, requested: ComputeSection, log: Log) -> str:
+    """Why compiling is not tried; empty if it can pay or was asked for, and if what it needs is there."""
+    if requested.compile == "off":
+        return "not asked for"
+    if requested.compile == "auto" and not pays:
+        return "the run is too short to gain by it"
     if lacks := compile_ahead.missing(bench.device):
         tell = log.warning if requested.compile == "on" else log.note
         tell(f"not compiling, for which this machine lacks {lacks} (it would train faster with it)")
-        return False
-    return True
+        return f"this machine lacks {lacks}"
+    return ""
 
 
 def _compiled_if_faster(
     best: Execution, bench: _Bench, memory: _Memory, requested: ComputeSection, log: Log
 ) -> Execution:
     compiled = replace(best, compile=True)
+    no_faster = replace(best, eager_because="measured to be no faster")
     if memory.gains.get(compiled.name, 9.0) <= _COMPILED_MUST_GAIN and requested.compile != "on":
-        return best
+        return no_faster
     on_gpu = bench.device.type == "cuda"
     step = replace(compiled, fp8=_narrow(compiled, bench.config, requested, bench.device, NULL))
     problem = compile_ahead.prepare(bench.config, step, bench.rows, bench.device, requested.compile_limit_s)
     if problem is not None and not (on_gpu and "out of memory" in problem):  # beside the real model there is less
         log.warning(f"compiling {problem}: training goes on without it, and slower")
-        return best
+        return replace(best, eager_because=f"compiling {problem}")
     if on_gpu:  # always faster there; and two models of full size would not fit beside the real one
         return compiled
     if compiled.name not in memory.gains:
@@ -240,13 +246,13 @@ def _compiled_if_faster(
                 log.note("no memory to time compiled code beside uncompiled: compiling without a comparison")
                 return compiled
             log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
-            return best
+            return replace(best, eager_because=f"compiling failed: {first_line(problem)}")
         # The eager speed of this race is not kept: only what ran in one race can be compared, and a busy minute here
         # must not change which kernel counts as the fastest from now on.
         memory.keep({compiled.name: speeds[compiled.name]}, gain=speeds[compiled.name] / speeds[best.name])
         log.note(f"compiled the training step and timed it in {time.perf_counter() - began:.0f} s")
     gained = memory.gains.get(compiled.name, 0.0) > _COMPILED_MUST_GAIN
-    return compiled if gained or requested.compile == "on" else best
+    return compiled if gained or requested.compile == "on" else no_faster
 
 
 def remembered(
@@ -257,10 +263,15 @@ def remembered(
 
 
 class TrainingLosses:
-    """The model's loss function as a stage calls it: compiled if chosen, and eager after all if that fails."""
+    """The model's loss function as a stage calls it: compiled if chosen, and eager after all if that fails.
 
-    def __init__(self, model: LanguageModel, how: Execution, log: Log) -> None:
-        self._model, self._eager, self._log = model, model.losses, log
+    `on_eager` is then told why.
+    """
+
+    def __init__(
+        self, model: LanguageModel, how: Execution, log: Log, on_eager: Callable[[str], None] = lambda why: None
+    ) -> None:
+        self._model, self._eager, self._log, self._on_eager = model, model.losses, log, on_eager
         self._call = torch.compile(self._eager, dynamic=False) if how.compile else self._eager
         self._proven: set[torch.Size] = set()  # each shape is compiled anew
 
@@ -280,6 +291,7 @@ class TrainingLosses:
                 raise
             self._log.warning(f"compiling failed, training goes on without it: {first_line(problem)}")
             self._call = self._eager
+            self._on_eager(f"compiling failed: {first_line(problem)}")
             fp8.convert(self._model, None)  # which is slower than bf16 unless it is compiled
             loss_BT = self._eager(idx_BT, target_BT)
         self._proven.add(idx_BT.shape)
@@ -298,7 +310,7 @@ class _Memory:
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self.key = path, key
-        known = self._all()
+        known = cachefile.read(path)
         self.speeds: dict[str, float] = _numbers(known.get(key))
         self.gains: dict[str, float] = _numbers(known.get(self._gains))
         """How many times faster compiled code was than the same eager, side by side."""
@@ -307,23 +319,13 @@ class _Memory:
     def _gains(self) -> str:
         return f"{self.key}/gains"
 
-    def _all(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
     def keep(self, speeds: Mapping[str, float], *, gain: float | None = None) -> None:
         """Remember speeds, and what compiling gained. A cache that cannot be written is no reason to fail."""
-        self.speeds |= {name: round(speed, 1) for name, speed in speeds.items()}
-        if gain is not None:
-            self.gains |= {name: round(gain, 3) for name in speeds}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.path, self._all() | {self.key: self.speeds, self._gains: self.gains})
-        except (OSError, NanochatError):
-            return
+        new = {name: round(speed, 1) for name, speed in speeds.items()}
+        gains = {} if gain is None else {name: round(gain, 3) for name in speeds}
+        self.speeds |= new
+        self.gains |= gains
+        cachefile.merge(self.path, {self.key: new, self._gains: gains})
 
 
 def _key(config: ModelConfig, device_batch_size: int, threads: int, device: torch.device) -> str:

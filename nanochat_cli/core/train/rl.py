@@ -18,6 +18,7 @@ from nanochat_cli.core.tasks.base import Task, open_task
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 from nanochat_cli.core.train import data, device_batch, stage
 from nanochat_cli.core.train.rollouts import Plan, Questions, Rollouts, as_event, counter_seed, of_families
+from nanochat_cli.core.units import many
 
 _ROWS_PER_PASS = 32
 _REPLIES_AT_A_TIME = 256
@@ -41,7 +42,8 @@ def run(cfg: RlConfig, run: RunContext, dist: Dist, log: Log) -> dict[str, Any]:
         model, compute, run, dist, log, device_batch_size=_ROWS_PER_PASS, planned_tokens=tokens * rl.num_iterations
     )
     log.note(
-        f"{rl.num_iterations:,} steps of {rl.prompts_per_step} questions with {rl.num_samples} answers each, "
+        f"{many(rl.num_iterations, 'step')} of {many(rl.prompts_per_step, 'question')} "
+        f"with {rl.num_samples} answers each, "
         f"on {rl.task}: {', '.join(rl.families) or 'all families'}"
     )
     return stage.train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,19 @@ from typing import Any, Protocol
 import torch
 
 from nanochat_cli import __version__
-from nanochat_cli.core import checkpoint, config, devices, files, optim, paths, scaling
+from nanochat_cli.core import (
+    checkpoint,
+    config,
+    deadline,
+    devices,
+    files,
+    heartbeat,
+    optim,
+    paths,
+    scaling,
+    stepdirs,
+    units,
+)
 from nanochat_cli.core.checkpoint import Loaded, Meta
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
@@ -25,12 +38,13 @@ from nanochat_cli.core.settings import (
     BatchSection,
     ChatOptimSection,
     ComputeSection,
+    GuardSection,
     OptimSection,
     SaveSection,
     SourceSection,
 )
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import device_batch, loop, precision, probe, room, schedule
+from nanochat_cli.core.train import determinism, device_batch, loop, precision, probe, room, schedule
 from nanochat_cli.core.train.hooks import Hook
 from nanochat_cli.core.train.prefetch import Prefetched
 from nanochat_cli.core.train.probe import Execution
@@ -79,11 +93,11 @@ def _rows_before(run: RunContext) -> int:
     return found if isinstance(found, int) and found > 0 else 0
 
 
-def _keep_rows(run: RunContext, size: int) -> None:
-    """Write down the rows per pass, beside what else decides how this stage computes."""
+def _keep(run: RunContext, **values: Any) -> None:
+    """Write down what has changed of how this stage computes, such as its rows per pass."""
     saved = run.dir / _EXECUTION
     known = files.read_json(saved, "the stage's kernels") if saved.is_file() else {}
-    files.write_json(saved, {**known, "device_batch_size": size})
+    files.write_json(saved, {**known, **values})
 
 
 class StageConfig(Protocol):
@@ -94,6 +108,8 @@ class StageConfig(Protocol):
     @property
     def save(self) -> SaveSection: ...
     @property
+    def guard(self) -> GuardSection: ...
+    @property
     def compute(self) -> ComputeSection: ...
 
 
@@ -101,19 +117,32 @@ def source_model(source: SourceSection, before: str, dist: Dist, log: Log) -> tu
     """Return the model that a stage starts from, its own tokenizer, and what it is."""
     path = checkpoint.find(source.run, source.source, source.step, before=before, log=log)
     model, tokenizer, meta = checkpoint.load_model(path, dist.device)
-    log.note(f"starting from {meta.run}/{meta.stage}, step {meta.step}")
+    log.note(f"starting from {meta.run}/{meta.stage}, step {meta.step}, saved {units.ago(meta.created)}")
     return model, tokenizer, meta
 
 
-def resume_point(run: RunContext, log: Log) -> Loaded | None:
+def resume_point(run: RunContext, dist: Dist, log: Log) -> Loaded | None:
     """Return the checkpoint to go on from; None on a first start, or if nothing had been saved yet."""
     if not run.resume:
         return None
-    if not checkpoint_steps(run.dir):
+    known = checkpoint_steps(run.dir)
+    if run.resume_step is None and not known:
+        stepdirs.refuse_lost(run.dir)
         log.note("nothing was saved yet: starting from the beginning")
         log.emit("resumed", step=0)  # what the lost steps recorded is left out of the history
         return None
-    return checkpoint.load(run.dir, log=log)
+    found = checkpoint.load(run.dir, run.resume_step, log=log) if dist.is_main else None
+    step = int(dist.main_text(str(found.step if found else "")))
+    if found is None:  # the very step that the first process has found to be good
+        found = checkpoint.load(run.dir, step)
+    return found
+
+
+def _leave_later_steps(run: RunContext, resumed: Loaded, log: Log) -> None:
+    """Set aside what follows the step that was asked for: it is made anew, and must not be taken for the newest."""
+    for step in reversed(checkpoint_steps(run.dir)):  # so that a kill half-way leaves none that looks like the newest
+        if step > resumed.step:
+            log.warning(f"step {step} is set aside: {stepdirs.leave(stepdirs.step_dir(run.dir, step)).name}")
 
 
 def execution(
@@ -127,9 +156,11 @@ def execution(
     planned_tokens: int,
 ) -> Execution:
     """Return how this stage computes: as asked for, else as it did before a resume, else as measured by process 0."""
-    _repeatable(dist.device)
+    determinism.ask(dist.device, compute.deterministic)
+    if compute.deterministic and dist.device.type == "cuda" and compute.attention == "auto":
+        compute = dataclasses.replace(compute, attention="fused")  # torch's own, whose backward pass can be repeated
     saved = run.dir / _EXECUTION
-    chosen = [0, 0, 0, 0]
+    chosen, found = [0, 0, 0, 0], Execution(dtype="fp32", attention="fused", compile=False)
     if dist.is_main:
         before: dict[str, Any] = {}
         if run.resume and saved.is_file():
@@ -149,12 +180,14 @@ def execution(
         if before.get("kernel", found.kernel) != found.kernel:
             log.warning(f"attention kernel {found.kernel} instead of {before['kernel']}, which this run began with")
         files.write_json(saved, dataclasses.asdict(found))
-        _keep_rows(run, device_batch_size)
+        _keep(run, device_batch_size=device_batch_size)
         if dist.world == 1:
             return found
         dtype = precision.DTYPES.index(found.dtype)
         chosen = [dtype, kernels.FORMS.index(found.attention), int(found.compile), int(found.fp8)]
     dtype, form, compiled, narrow = dist.broadcast(torch.tensor(chosen, device=dist.device)).tolist()
+    if dist.is_main:  # whose account of it goes into the checkpoints
+        return found
     return Execution(
         dtype=precision.DTYPES[dtype],
         attention=kernels.FORMS[form],
@@ -162,18 +195,6 @@ def execution(
         fp8=bool(narrow),
         tokens_per_s={},
     )
-
-
-def _repeatable(device: torch.device) -> None:
-    """Ask for the same bits in every run on a CPU; must come before anything is compiled.
-
-    Compiled code otherwise adds up the embedding's gradient in the order in which its threads arrive. The kernels that
-    replace it cost nothing measurable on a CPU; on a GPU they do, so there the order of sums is left open. New tensors
-    are not filled first, which is the other half of that setting and would cost.
-    """
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _as_before(compute: ComputeSection, saved: Mapping[str, Any]) -> ComputeSection:
@@ -201,28 +222,43 @@ def _with_kernels_of_here(
     return {**saved, "attention": "auto"}
 
 
-def adopt(model: LanguageModel, how: Execution, log: Log) -> loop.Losses:
-    """Set the model's precision and attention, and return its loss function for training."""
+def adopt(
+    model: LanguageModel, how: Execution, log: Log, on_eager: Callable[[str], None] = lambda why: None
+) -> loop.Losses:
+    """Set the model's precision and attention, and return its loss function for training.
+
+    `on_eager` is told why if compiling fails after all.
+    """
     model.set_precision(how.dtype)
     model.set_attention(how.attention)
     if how.fp8:
         fp8.convert(model)
-    return probe.TrainingLosses(model, how, log)
+    return probe.TrainingLosses(model, how, log, on_eager)
 
 
 def optimizer_of(
-    model: LanguageModel, settings: optim.OptimSettings, dist: Dist, how: Execution, *, batch_scale: float = 1.0
+    model: LanguageModel,
+    settings: optim.OptimSettings,
+    dist: Dist,
+    how: Execution,
+    *,
+    tokens_per_step: int | None = None,
+    scaled: bool = False,
 ) -> optim.MuonAdamW:
     """Return the optimizer of a model that computes in this way.
 
     On a GPU its update is compiled if training is; on a CPU it never is, where that gains little.
+    Unless rates are `scaled` by the batch, those of the residual stream's scalars still are: they move together, by
+    their whole rate at every step, and with small batches turned the stream around before the rest had learnt much.
     """
+    scale = scaling.rate_scale(tokens_per_step) if tokens_per_step else 1.0
     return optim.build(
         model.param_groups(),
         settings,
         dist,
         precision=precision.of_optimizer(how.dtype),
-        batch_scale=batch_scale,
+        batch_scale=scale if scaled else 1.0,
+        scalar_scale=None if scaled else scale,
         fused=how.compile and dist.device.type == "cuda",
     )
 
@@ -251,7 +287,6 @@ def train(
     record = {
         "format": 1,
         "version": __version__,
-        "torch": torch.__version__,
         "run": run.run,
         "stage": run.stage,
         "command": run.command,
@@ -261,24 +296,36 @@ def train(
         "execution": {**dataclasses.asdict(how), "device_batch_size": device_batch_size},
         "num_steps": num_steps,
         "tokens_per_step": tokens_per_step,
-        "world": dist.world,
+        **determinism.here(dist),
         **facts,
     }
-    resumed = resume_point(run, log)
+    resumed = resume_point(run, dist, log)
     if resumed is not None:
         check_same(resumed, record)
+        if dist.is_main and run.resume_step is not None:
+            _leave_later_steps(run, resumed, log)
+    promise = determinism.level(
+        dist, cfg.compute.deterministic and how.attention in determinism.REPEATABLE, resumed.config if resumed else None
+    )
+    record["determinism"] = {"level": promise.name, "says": promise.says}
+    log.emit("determinism", level=promise.name, says=promise.says)
+    if promise is determinism.L4:
+        log.note(f"determinism {promise.name}: {promise.says}")
     room.use(model, device_batch_size=device_batch_size, world=dist.world, dtype=how.dtype, compiled=how.compile)
+    beat = heartbeat.Beat(run.dir, dist.rank)
+    beat(heartbeat.OTHER)
     ahead = Prefetched(batches, device=dist.device, vocab_size=tokenizer.vocab_size) if prefetch else None
     job = loop.Job(
         stage_dir=run.dir,
         model=model,
-        losses=adopt(model, how, log),
+        losses=adopt(model, how, log, _recorder(run, record, dist)),
         optimizer=optimizer_of(
             model,
             cfg.optim,
             dist,
             how,
-            batch_scale=scaling.rate_scale(tokens_per_step) if cfg.optim.batch_scaling else 1.0,
+            tokens_per_step=tokens_per_step,
+            scaled=bool(cfg.optim.batch_scaling),
         ),
         batches=ahead or batches,
         schedule=schedule.plan(num_steps, cfg.optim),
@@ -287,8 +334,14 @@ def train(
         config=record,
         seed=cfg.compute.seed,
         grad_clip=cfg.optim.grad_clip,
-        save_every=cfg.save.save_every,
+        save_every=cfg.save.steps,
+        save_every_s=cfg.save.seconds,
         keep_last=cfg.save.keep_last,
+        keep_every=cfg.save.keep_every,
+        keep_best=cfg.save.keep_best,
+        spike_sigma=cfg.guard.spike_sigma,
+        deadline=deadline.find(cfg.save.max_wall_s, run.started, os.environ),
+        beat=beat,
         hooks=hooks,
         flops_per_token=flops_per_token(model.config),
         gpu=gpu_of(dist.device),
@@ -316,8 +369,20 @@ def _rememberer(
 
     def keep(size: int) -> None:
         if dist.is_main:
-            _keep_rows(run, size)
+            _keep(run, device_batch_size=size)
             device_batch.remember(_rows_cache(), model.config, work, dist, size)
+
+    return keep
+
+
+def _recorder(run: RunContext, record: dict[str, Any], dist: Dist) -> Callable[[str], None]:
+    """What to do when compiled code turns out not to run: checkpoints, report and a resume must not claim it."""
+
+    def keep(why: str) -> None:
+        changed = {"compile": False, "fp8": False, "eager_because": why}
+        record["execution"] = {**record["execution"], **changed}
+        if dist.is_main:
+            _keep(run, **changed)
 
     return keep
 
@@ -326,8 +391,14 @@ def check_same(resumed: Loaded, record: Mapping[str, Any]) -> None:
     """Raise an error naming what changed since the checkpoint, if going on would not be the same training."""
     if resumed.config.get("tokenizer", {}).get("hash") != record["tokenizer"]["hash"]:
         raise checkpoint.wrong_tokenizer(record["tokenizer"]["hash"], resumed.config, resumed.path)
-    old = {**resumed.config, "data": resumed.config.get("data", {}).get("fingerprint")}
-    new = {**record, "data": record.get("data", {}).get("fingerprint")}
+    old, new = (
+        {
+            **facts,
+            "data": facts.get("data", {}).get("fingerprint"),
+            "parent": (facts.get("parent") or {}).get("weights_sha256"),  # its run may have another name by now
+        }
+        for facts in (resumed.config, record)
+    )
     for key in ("model", "data", "tokens_per_step", "num_steps", "parent"):
         if old.get(key) != new.get(key):
             raise ConfigError(

@@ -38,13 +38,3 @@ def test_chats_show_what_is_trained_on(tmp_path, real) -> None:
     trained = "".join(text for text, trained in preview.spans(real, item) if trained)
     assert trained.startswith("ho ho") and "hé" not in trained
     assert set(item.to_json()) == {"number", "messages", "ids", "mask"}
-
-
-def test_summary_counts_truncation(tmp_path, real) -> None:
-    path = tmp_path / "a.jsonl"
-    lines = [{"instruction": "a", "output": "b"}] * 3 + [{"instruction": "q" * 100, "output": "b"}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = preview.summary(path, real, 50)
-    assert (found.conversations, found.truncated_share) == (4, 0.25)
-    assert found.longest_tokens > 100 and 0 < found.trained_share < 1 and 0 < found.padding_share < 1
-    assert preview.summary(path, real, 3).padding_share == 1.0

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat_cli.core import checkpoint, config, launch, paths, runs
+from nanochat_cli.core import checkpoint, config, paths, runs
 from nanochat_cli.core.data import synth
 from nanochat_cli.core.data.corpus import Corpus
 from nanochat_cli.core.dist import Dist
@@ -113,7 +113,7 @@ def test_corpus_that_is_gone(evaluate: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_request_to_stop_leaves_what_was_there(evaluate: Any, made: Path) -> None:
     _, before, _ = evaluate("sft", limit=1)
-    stop = made / "runs" / "r" / "eval" / launch.STOP_FILE
+    stop = made / "runs" / "r" / "eval" / runs.STOP_FILE
     stop.touch()
     for only in ("bpb", "chat"):
         result, after, told = evaluate("sft", limit=2, only=only)

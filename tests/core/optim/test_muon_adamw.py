@@ -128,3 +128,16 @@ def test_rates_scale_with_the_width_and_the_multiplier() -> None:
     model.embed.weight.grad = train_grad
     optimizer.step(lr_mult=0.25, momentum=0.9, weight_decay=0.0)
     assert torch.allclose(before - model.embed.weight, torch.tensor(0.25 * rates["embed.weight"]), rtol=1e-4)
+
+
+def test_scalars_of_the_residual_stream_may_have_a_scale_of_their_own() -> None:
+    groups = [
+        ParamGroup.of("skip", {"s": torch.nn.Parameter(torch.zeros(2))}),
+        ParamGroup.of("gate", {"g": torch.nn.Parameter(torch.zeros(2))}, batch_scaled=False),
+        ParamGroup.of("embedding", {"e": torch.nn.Parameter(torch.zeros(4, 2))}),
+    ]
+    cfg = OptimSection(skip_lr=0.5, gate_lr=0.2, embedding_lr=0.3)
+    scaled = optim.build(groups, cfg, batch_scale=0.5)
+    assert [adamw.lr for adamw in scaled.adamws] == [0.25, 0.2, 0.15]
+    alone = optim.build(groups, cfg, batch_scale=1.0, scalar_scale=0.1)
+    assert [adamw.lr for adamw in alone.adamws] == pytest.approx([0.05, 0.02, 0.3])

@@ -23,6 +23,12 @@ class Twins(Dist):
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         return tensor.mul_(2)
 
+    def main_text(self, text: str) -> str:
+        return text
+
+    def minimum(self, value: int) -> int:
+        return 0  # they share no disk: what one cannot see the other has to be sent
+
     def sum_gradients(self, params: Any) -> None:
         for param in params:
             param.grad.mul_(2)
@@ -90,15 +96,18 @@ def test_other_figures_are_read_along(make_job: MakeJob) -> None:
     for dist in (Dist(), Twins(world=2)):
         pending = gradient.backward(job.losses, params, micros, dist)
         found, others = pending.read(torch.tensor(2.5), torch.tensor(7))
-        assert not found.vote and others == [2.5, 7.0] and found.targets == dist.world * sum(map(count_targets, micros))
+        assert (
+            not found.flags and others == [2.5, 7.0] and found.targets == dist.world * sum(map(count_targets, micros))
+        )
 
 
-def test_a_vote_goes_along_with_the_counts(make_job: MakeJob) -> None:
+def test_numbers_go_along_with_the_counts(make_job: MakeJob) -> None:
     job = make_job()
     params, micros = list(job.model.parameters()), job.batches.step(0)
     for dist in (Dist(), Twins(world=2)):
-        for vote in (True, False):
-            assert gradient.backward(job.losses, params, micros, dist, vote=vote).read()[0].vote is vote
+        for flags in ((1, 0, 3), (0,), ()):
+            found = gradient.backward(job.losses, params, micros, dist, flags=flags).read()[0].flags
+            assert found == tuple(dist.world * flag for flag in flags)
 
 
 def test_several_processes_stop_after_the_step_that_began_with_the_request(make_job: MakeJob) -> None:

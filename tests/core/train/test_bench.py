@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from nanochat_cli.core import benchmark, devices, paths
+from nanochat_cli.core import benchmark, devices, files, paths
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import MissingArtifact
 from nanochat_cli.core.events import Listener
@@ -100,8 +101,14 @@ def test_the_plan_works_in_the_cache_with_every_size_settled() -> None:
 
 def test_a_corpus_needs_a_tokenizer() -> None:
     cfg = BenchTrainConfig(bench=BenchSection(data="books"), model=TINY.model, compute=TINY.compute)
-    with pytest.raises(MissingArtifact, match="no tokenizer yet"):
+    for name in ("other", "more"):
+        paths.corpus_dir(name).mkdir(parents=True)
+        files.write_json(paths.corpus_dir(name) / "manifest.json", {})
+    with pytest.raises(MissingArtifact, match="no corpus named: books") as caught:
         benchmark.make(cfg)
+    assert caught.value.hint == "corpora: more, other"
+    with pytest.raises(MissingArtifact, match="no tokenizer yet"):
+        benchmark.make(dataclasses.replace(cfg, bench=BenchSection(data="other")))
 
 
 def test_training_steps_tell_their_mfu_on_a_known_gpu(make_job: MakeJob) -> None:

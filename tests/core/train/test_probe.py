@@ -286,3 +286,58 @@ def test_really_measured(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     how = choose(tmp_path, compile="off")
     assert how.tokens_per_s[how.name] == max(how.tokens_per_s.values()) > 0
+
+
+def test_two_trainings_that_measure_at_the_same_time_keep_what_both_found(tmp_path: Path) -> None:
+    path = tmp_path / "probe.json"
+    one, other, elsewhere = (probe._Memory(path, key) for key in ("shape", "shape", "another"))
+    one.keep({"fp32/fused": 100.0})
+    other.keep({"fp32/fused/compiled": 150.0}, gain=1.5)
+    elsewhere.keep({"fp32/matmul": 7.0})
+    found = probe._Memory(path, "shape")
+    assert found.speeds == {"fp32/fused": 100.0, "fp32/fused/compiled": 150.0}
+    assert found.gains == {"fp32/fused/compiled": 1.5}
+    assert probe._Memory(path, "another").speeds == {"fp32/matmul": 7.0}
+
+
+# ---- what is recorded of it ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("requested", "planned", "lacks", "problem", "because"),
+    [
+        ({"compile": "off"}, LONG, None, None, "not asked for"),
+        ({}, 1, None, None, "the run is too short to gain by it"),
+        ({}, LONG, "a C++ compiler (g++)", None, "this machine lacks a C++ compiler (g++)"),
+        ({"compile": "on"}, LONG, None, "took longer than 600 s", "compiling took longer than 600 s"),
+        ({}, LONG, None, None, "measured to be no faster"),
+    ],
+)
+def test_why_nothing_is_compiled_is_recorded(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    requested: dict[str, Any],
+    planned: int,
+    lacks: str | None,
+    problem: str | None,
+    because: str,
+) -> None:
+    times = {"fp32_matmul": 0.3, "fp32_fused": 0.25, "bf16_matmul": 0.1, "bf16_fused": 0.2, "bf16_matmul_compiled": 0.1}
+    Clock(monkeypatch, **times)
+    monkeypatch.setattr(compile_ahead, "missing", lambda device: lacks)
+    monkeypatch.setattr(compile_ahead, "prepare", lambda *args: problem)
+    how = choose(tmp_path, planned, **requested)
+    assert (how.compile, how.eager_because) == (False, because)
+
+
+def test_what_is_compiled_has_no_excuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {
+        "fp32_matmul": 0.3,
+        "fp32_fused": 0.25,
+        "bf16_matmul": 0.1,
+        "bf16_fused": 0.2,
+        "bf16_matmul_compiled": 0.05,
+    }
+    Clock(monkeypatch, **times)
+    how = choose(tmp_path, LONG)
+    assert (how.compile, how.eager_because) == (True, "")

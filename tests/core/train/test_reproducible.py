@@ -13,7 +13,7 @@ from nanochat_cli.core import optim
 from nanochat_cli.core.models.build import build
 from nanochat_cli.core.models.shape import from_depth
 from nanochat_cli.core.settings import OptimSection
-from nanochat_cli.core.train import stage
+from nanochat_cli.core.train import determinism
 
 CONFIG = from_depth(2, vocab_size=64, max_seq_len=32, n_embd=64, n_head=2)
 Wrap = Callable[..., Callable[[Tensor, Tensor], Tensor]]
@@ -78,7 +78,7 @@ def test_compiled_and_without_compiling_twice(
         return torch.compile(function, dynamic=False, fullgraph=True)
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
-    stage._repeatable(torch.device("cpu"))  # as every stage does: compiled sums are in no fixed order without it
+    determinism.ask(torch.device("cpu"), False)  # as every stage does: compiled sums are in no fixed order without it
     try:
         with torch._dynamo.config.patch(error_on_recompile=True):
             first = train(precision, form, once)

@@ -33,7 +33,12 @@ def test_overlapping_ramps_are_refused_but_ratios_are_fitted() -> None:
 
 
 def test_a_later_stage_starts_lower() -> None:
-    assert schedule.plan(9, OptimSection(init_lr_frac=0.5, warmdown_ratio=0.0)).lr(0) == 0.5
+    assert schedule.plan(9, OptimSection(init_lr_frac=0.5, warmdown_ratio=0.0, warmup_steps=0)).lr(0) == 0.5
+
+
+def test_a_ramp_in_steps_takes_at_most_a_tenth_of_a_short_run() -> None:
+    assert schedule.plan(400, OptimSection(warmup_steps=40)).warmup == 40
+    assert schedule.plan(60, OptimSection(warmup_steps=40)).warmup == 6
 
 
 def test_momentum_rises_over_300_steps_or_a_third_of_a_short_run() -> None:

@@ -223,3 +223,29 @@ def test_a_resumed_run_computes_as_it_did(corpus: Path, monkeypatch: pytest.Monk
     train("base", compute=auto, resume=True)
     assert [(r.precision, r.attention) for r in asked] == [("auto", "auto"), ("fp32", "matmul")]
     assert torch.are_deterministic_algorithms_enabled()  # compiled code is not repeatable without it
+
+
+def test_a_compiler_that_fails_in_training_is_recorded(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanochat_cli.core.train import probe, stage
+
+    def choose(config: Any, **options: Any) -> probe.Execution:
+        return probe.Execution(dtype="fp32", attention="matmul", compile=True, kernel="torch x")
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            raise RuntimeError("g++ said no\nand more")
+
+        return fail
+
+    monkeypatch.setattr(stage.probe, "choose", choose)
+    monkeypatch.setattr(torch, "compile", broken)
+    train("base", compute={"gpus": 0, "precision": "auto", "attention": "auto", "compile": "auto"})
+    folder = runs.stage_dir("r", "base")
+    why = "compiling failed: RuntimeError: g++ said no"
+    for told in (checkpoint.load(folder).config["execution"], json.loads((folder / "execution.json").read_text())):
+        assert (told["compile"], told["eager_because"], told["kernel"]) == (False, why, "torch x")
+    from nanochat_cli.core.report import gather, stages
+
+    record = gather.read_run(folder.parent).stage("base")
+    assert record is not None
+    assert stages.execution(record) == f"fp32, matmul attention (torch x), not compiled ({why})"
