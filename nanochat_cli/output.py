@@ -279,6 +279,8 @@ def step_figures(event: Event) -> list[str]:
         figures.append(f"loss {event['loss']:.4f}")
     if event.get("tokens_per_s"):
         figures.append(f"{event['tokens_per_s']:,.0f} tok/s")
+    if event.get("rollout_tokens_per_s"):
+        figures.append(f"sampling {event['rollout_tokens_per_s']:,.0f} tok/s")
     if event.get("mfu"):
         figures.append(f"MFU {100 * event['mfu']:.1f} %")
     if event.get("eta_s") is not None:

@@ -40,12 +40,16 @@ def test_plain_rust_builds_without_python() -> None:
 
 
 PACKAGE = Path(nanochat_cli.__file__).parent
-DATA = [path for kind in ("presets/*.toml", "recipes/*.toml", "py.typed", "*.pyi") for path in PACKAGE.glob(kind)]
+DATA = [
+    path
+    for kind in ("presets/*.toml", "recipes/*.toml", "topics/*.toml", "py.typed", "*.pyi")
+    for path in PACKAGE.glob(kind)
+]
 
 
 def test_no_data_file_is_left_out_of_the_packages() -> None:
     """Maturin packs what lies in the package, but for what git ignores and what is excluded by name."""
-    assert {path.parent.name for path in DATA} == {"presets", "recipes", PACKAGE.name}
+    assert {path.parent.name for path in DATA} == {"presets", "recipes", "topics", PACKAGE.name}
     for path in DATA:
         inside = path.relative_to(PACKAGE.parent)
         assert not any(inside.match(pattern) for pattern in PROJECT["tool"]["maturin"]["exclude"]), inside

@@ -23,7 +23,9 @@ Stage = Literal["base", "mid", "sft"]
 @leaf
 def show(
     out: Output,
-    name: Annotated[str | None, typer.Argument(help="Corpus, or a chat file (automatic: the newest corpus).")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Corpus, chat file or task (automatic: the newest corpus).")
+    ] = None,
     stage: Annotated[
         Stage | None,
         typer.Option("--stage", help="Show what this stage trains on: packed documents (base) or chats (mid, sft)."),
@@ -52,6 +54,9 @@ def show(
     What the model is trained to write is in colour, or in brackets where there are no colours.
     """
     is_file = name is not None and Path(name).is_file()
+    if name is not None and stage in ("mid", "sft") and not is_file and _is_task(name):
+        _show_task(name, _tokenizer(tokenizer, stage, None, out), max_seq_len, number, seed, stage, ids, out)
+        return
     corpus = None if is_file else Corpus.open(name) if name else corpora.newest()
     if is_file and stage == "base":
         raise DataError(f"--stage base shows a corpus, not a file: {name}", hint=f"nanochat data add {name}")
@@ -142,7 +147,45 @@ def _show_chat_file(
         return
     from nanochat_cli.core.data import rows_view
 
-    view = rows_view.chats(path, tok, max_seq_len, number, seed=seed, all_tokens=all_tokens)
+    _show_view(rows_view.chats(path, tok, max_seq_len, number, seed=seed, all_tokens=all_tokens), tok, ids, out)
+
+
+def _is_task(name: str) -> bool:
+    """Whether a name is a task's and no corpus's."""
+    from nanochat_cli.core import paths
+    from nanochat_cli.core.tasks.base import names
+
+    return name in names() and not (paths.corpus_dir(name) / "manifest.json").is_file()
+
+
+def _show_task(
+    name: str,
+    tok: "Tokenizer | None",
+    max_seq_len: int,
+    number: int,
+    seed: int | None,
+    stage: Stage,
+    ids: bool,
+    out: Output,
+) -> None:
+    """Show what a task gives to train on; its own validation split is not among it."""
+    from nanochat_cli.core.data import preview, rows_view
+    from nanochat_cli.core.tasks.base import open_task
+
+    task = open_task(name, split="train", seed=seed or 0)
+    found = [task.example(i) for i in range(min(len(task), rows_view.MEASURED))]
+    if tok is None:
+        items = [preview.Item(i, None, talk.to_json()["messages"], None, None) for i, talk in enumerate(found[:number])]
+        _show_items(items, None, ids, out)
+        return
+    sampled, whole = len(task) > len(found), stage == "mid"
+    view = rows_view.conversations(
+        found, tok, max_seq_len, number, sampled=sampled, seed=seed, all_tokens=whole, hold=False
+    )
+    _show_view(view, tok, ids, out)
+
+
+def _show_view(view: "ChatsView", tok: "Tokenizer", ids: bool, out: Output) -> None:
     if out.json_mode:
         out.json(view.to_json())
         return

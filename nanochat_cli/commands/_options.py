@@ -1,6 +1,7 @@
 """What every leaf command shares: options from config dataclasses, `--json`, `-q`, `-v`, `-c`, `--set`, `--dry-run`."""
 
 import functools
+import importlib
 import inspect
 import typing
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from nanochat_cli.core import config
+from nanochat_cli.core import config, registry
 from nanochat_cli.output import Output
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -81,8 +82,20 @@ _PANELS = {
     "guard": "When something goes wrong",
     "track": "Tracking",
     "rl": "Reinforcement learning",
+    "tune": "Training a part of the model",
     "what": "Questions",
 }
+
+
+_OPEN_CHOICES = {"task": "nanochat_cli.core.tasks", "arch": "nanochat_cli.core.models"}
+"""Options that take the name of a file in a package, which is looked up when it is asked for."""
+
+
+def _completed(choices: tuple[str, ...] | str, incomplete: str) -> list[str]:
+    """Return the words of a list, or the modules of a package, that begin so."""
+    if isinstance(choices, str):
+        choices = tuple(registry.names(importlib.import_module(choices)))
+    return [choice for choice in choices if choice.startswith(incomplete)]
 
 
 def _flag_type(option: config.Option) -> Any:
@@ -97,12 +110,12 @@ def _flag(option: config.Option) -> Any:
     is_list = typing.get_origin(bare) is tuple
     default = option.default
     shown = "" if default is None or default == () else f" [default: {_show_default(default)}]"
-    choices = option.choices
+    choices = option.choices or _OPEN_CHOICES.get(option.key, ())
     names = [option.flag or "", *([option.short] if option.short else [])]
     if bare is bool:
         names[0] = f"{names[0]}/--no-{names[0].removeprefix('--')}"
     metavar = None if bare is bool else "TEXT" if is_list else "|".join(map(_metavar, config.union_parts(bare)))
-    complete = (lambda incomplete: [c for c in choices if c.startswith(incomplete)]) if choices else None
+    complete = (lambda incomplete: _completed(choices, incomplete)) if choices else None
     return typer.Option(
         *names,
         help=option.help + shown,

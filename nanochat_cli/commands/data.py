@@ -1,11 +1,11 @@
-"""`nanochat data download | repair | synth | add | repackage | list | verify | show`: from text to corpora."""
+"""`nanochat data …`: from text to corpora and chats, by way of their many commands."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nanochat_cli.commands import _data_download, _data_repackage, _data_show
+from nanochat_cli.commands import _data_download, _data_repackage, _data_show, _data_synth_chats
 from nanochat_cli.commands._data_again import again
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
 from nanochat_cli.core import events, paths
@@ -48,6 +48,9 @@ def synth(cfg: SynthConfig, out: Output, force: ForceOpt = False, dry_run: DryRu
             log=events.Listener(watcher.on_event),
         )
     _show_made(made, out)
+
+
+app.command("synth-chats")(_data_synth_chats.synth_chats)
 
 
 @app.command("add")
@@ -123,6 +126,7 @@ def list_(out: Output) -> None:
     if out.json_mode:
         out.json([_facts(c) if isinstance(c, Corpus) else {"name": name, "problem": str(c)} for name, c in found])
         return
+    _data_synth_chats.tell_sets(out)
     if not found:
         out.note("no corpus yet")
         out.hint("nanochat data synth, nanochat data add FILES… --name NAME, or nanochat data download --list")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanochat_cli.commands import _mixture_view
 from nanochat_cli.commands._options import App, DryRunOpt, leaf, options_from
 from nanochat_cli.commands._sizes import show_derived
 from nanochat_cli.core import config, launch, placement, plan, planning, runs, supervise
@@ -116,6 +117,10 @@ def run_stage(
     if dry_run:
         show_plan(job, out)
         return None
+    if stage != "base" and not resuming:
+        from nanochat_cli.core.train import mixture
+
+        mixture.check(job.config.chats.task)  # what is missing should be told before a model is loaded
     if resuming and job.resume_step is None and runs.is_finished(job.dir):
         if not job.place.leads:
             return None
@@ -160,7 +165,7 @@ def _step_to_resume(text: str | None) -> int | None:
 
 
 NEXT = {
-    "base": "teach it to chat: nanochat train sft --run {run} --data CHATS.json",
+    "base": "teach it to chat: nanochat train sft --run {run} --data CHATS.json, or --task NAME",
     "mid": "nanochat train sft --run {run}",
     "sft": "nanochat chat --run {run}",
     "rl": "nanochat chat --run {run}",
@@ -176,13 +181,17 @@ def show_plan(job: launch.Plan, out: Output) -> None:
     values = config.to_dict(job.config)
     argv = job.argv
     derived = plan.derived(job.config) if job.stage == "base" else None
+    chats = _mixture_view.of(job) if job.stage in ("mid", "sft") else None
     if out.json_mode:
         found = {"run": job.run, "stage": job.stage, "dir": str(job.dir), "config": values, "worker": argv}
-        out.json(found if derived is None else {**found, "derived": derived})
+        more = {"derived": derived, "mixture": chats}
+        out.json(found | {name: value for name, value in more.items() if value is not None})
         return
     out.text(f"would run stage {job.stage} of run {job.run} in {job.dir}")
     if derived is not None:
         show_derived(derived, placement.world(job.config), out)
+    if chats is not None:
+        _mixture_view.show(chats, out)
     rows = [(path, value) for path, value in config.changed(job.config).items()]
     out.table(("option", "value that differs from the default"), rows)
     out.text(f"worker: {shlex.join(argv)}")

@@ -71,6 +71,11 @@ def run_dir(name: str) -> Path:
     return runs_dir() / check_name("run", name)
 
 
+def baselines_dir() -> Path:
+    """Return the folder of what was measured of other people's models, to compare with."""
+    return base_dir() / "baselines"
+
+
 def cache_dir() -> Path:
     """Return the folder of what may be deleted at any time: start-up probes and compiled kernels."""
     return base_dir() / "cache"

@@ -21,7 +21,7 @@ from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.settings import COMMAND_CONFIGS, WORKER_CONFIGS, SynthConfig, TokTrainConfig
 
 C = TypeVar("C")
-_COMMANDS = (*(command for command in COMMAND_CONFIGS if command != "data add"), "report")
+_COMMANDS = (*(command for command in COMMAND_CONFIGS if command not in ("data add", "data synth-chats")), "report")
 
 FULL_MINUTES = 8.0
 """Time that the step counts of a recipe are made for, on a machine of the recipe's `tokens_per_s`."""

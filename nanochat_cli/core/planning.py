@@ -5,6 +5,7 @@ Torch-free, so that `--dry-run` and mistakes answer at once.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import tempfile
 import uuid
@@ -26,6 +27,7 @@ from nanochat_cli.core import (
     scaling,
 )
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
+from nanochat_cli.core.mixtures import NEEDED, USUAL, is_here, missing, parse, split_weight
 from nanochat_cli.core.models import shape
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, EvalConfig, MidTrainConfig, OptimSection, RlConfig
 from nanochat_cli.core.units import many
@@ -35,7 +37,6 @@ CPU_SEQ_LEN, GPU_SEQ_LEN = 256, 2048
 _CHAT_CPU_BATCH = 8_192
 CPU_BATCH = 16_384  # a step of more takes too long there
 _LARGEST_SHRINK = 0.03  # of a weight in one step by decay: where the rule asks for more, a model is too small for it
-MAX_WEIGHT = 100_000  # repeats of a data source
 _CPU_ROWS_TOKENS = 8_192  # tokens of one forward pass that stay cheap in memory
 
 
@@ -70,7 +71,10 @@ def make(
         cfg = horizon.as_typed(cfg, options)
     settled, run = _SETTLE[stage](cfg, stage)
     job = launch.plan(stage, run, settled, command=command)
-    return dataclasses.replace(job, dir=_where_one_may_write(job.dir, run)) if stage == "eval" else job
+    if stage != "eval":
+        return job
+    folder = paths.baselines_dir() / run if settled.what.model else job.dir
+    return dataclasses.replace(job, dir=_where_one_may_write(folder, run))
 
 
 def _check_step(stage: str, run: str, step: int | None) -> None:
@@ -384,8 +388,7 @@ def settle_chat(cfg: MidTrainConfig, stage: str) -> tuple[MidTrainConfig, str]:
     seq_len = saved["model"]["max_seq_len"]
     cfg = with_rates(cfg, saved)
     cfg = dataclasses.replace(cfg, batch=settle_batch(cfg.batch, seq_len, cfg.compute, cfg.cluster.nnodes or 1))
-    cfg = with_values(cfg, "chats", data=chat_sources(cfg.chats.data, cfg.source.run or "", stage))
-    return cfg, _written_run(cfg, stage)
+    return with_chats(cfg, stage), _written_run(cfg, stage)
 
 
 def _written_run(cfg: MidTrainConfig | RlConfig, stage: str) -> str:
@@ -405,35 +408,93 @@ def settle_rl(cfg: RlConfig, stage: str) -> tuple[RlConfig, str]:
     """Return the config of reinforcement learning with source and replay data settled, and the run's name."""
     cfg, saved = settle_source(cfg, stage)
     cfg = with_rates(cfg, saved)
-    if cfg.rl.replay:
-        try:
-            data = chat_sources(cfg.chats.data, cfg.source.run or "", "sft")
-        except MissingArtifact as problem:
-            hint = f"name the chats to mix in: nanochat train {stage} --data chats.json, or mix in none: --replay 0"
-            raise MissingArtifact(str(problem), hint=hint) from None
-        cfg = with_values(cfg, "chats", data=data)
+    cfg = with_values(cfg, "rl", task=_own_file(cfg.rl.task), questions=_question_file(cfg.rl.questions))
+    needs_questions = cfg.rl.questions is None and _is_function(cfg.rl.task)
+    if cfg.rl.replay or (":" in cfg.rl.task and cfg.rl.questions is None):
+        cfg = _with_replay(cfg)
+    if needs_questions and not cfg.chats.data:
+        raise MissingArtifact(
+            f"a reward function needs questions to ask: {cfg.rl.task.rpartition(':')[2]}",
+            hint=f"nanochat train {stage} --task FILE.py:NAME --questions FILE, or chats with --data FILE",
+        )
     return cfg, _written_run(cfg, stage)
+
+
+def _with_replay(cfg: RlConfig) -> RlConfig:
+    """Return the config with what is mixed in settled: what is given or usual, without what was not downloaded."""
+    try:
+        return with_chats(cfg, "sft")
+    except MissingArtifact:
+        if cfg.chats.data or cfg.chats.task:
+            raise
+        here = tuple(text for text in USUAL["sft"] if is_here(parse(text).name))
+        fetched = any(NEEDED.get(parse(text).name) for text in here)
+        return with_values(cfg, "chats", task=here if fetched else ())  # generated words alone keep no other skill
+
+
+def _is_function(task: str) -> bool:
+    """Return whether a user's task is a plain function by the text of its file, which is not run for that."""
+    where, colon, name = task.rpartition(":")
+    if not colon or not where.endswith(".py"):
+        return False
+    try:
+        body = ast.parse(Path(where).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return False  # told when it is imported
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
+
+
+def _own_file(task: str) -> str:
+    """Return a task's name with the path of a user's file made absolute; `module:NAME` may mean a file here, too."""
+    where, colon, name = task.rpartition(":")
+    if not colon:
+        return task
+    path = Path(where if where.endswith(".py") else f"{where.replace('.', '/')}.py").expanduser()
+    if path.is_file():
+        return f"{path.absolute()}:{name}"
+    if where.endswith(".py"):
+        raise MissingArtifact(f"no such file: {path}", hint="--task FILE.py:FUNCTION")
+    return task
+
+
+def _question_file(given: str | None) -> str | None:
+    if given is None:
+        return None
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise MissingArtifact(f"no such file of questions: {path}")
+    return str(path.absolute())
 
 
 def settle_eval(cfg: EvalConfig, stage: str) -> tuple[EvalConfig, str]:
     """Return the config of an evaluation with its source settled, and the run's name."""
+    what = cfg.what
+    if what.bundle:
+        cfg = with_values(cfg, "what", bundle=str(Path(what.bundle).absolute()))
+    if what.model:
+        cfg = with_values(cfg, "what", model=f"hf:{_folder_of(what.model)}")
+        return cfg, _name_of(what.model)
     cfg, _ = settle_source(cfg, None)
     return cfg, cfg.source.run or ""
 
 
-def split_weight(text: str) -> tuple[str, float]:
-    """Return (path or name, weight) of a `PATH[:weight]` value; a tail that is no number belongs to the path.
+def _folder_of(model: str) -> Path:
+    """Return the folder that `hf:FOLDER` names. Raises ConfigError for another form, MissingArtifact if it is none."""
+    kind, _, place = model.partition(":")
+    if kind != "hf" or not place:
+        raise ConfigError(f"a model to compare with is named by its folder: {model}", hint="--model hf:FOLDER")
+    folder = Path(place).expanduser().absolute()
+    if not (folder / "config.json").is_file():
+        raise MissingArtifact(
+            f"no transformers model, which has a config.json: {folder}", hint="give the folder it was downloaded to"
+        )
+    return folder
 
-    The weight is 1 if not given. Raises ConfigError if it is not a share or a number of repeats.
-    """
-    name, colon, weight = text.rpartition(":")
-    try:
-        number = float(weight) if colon else 1.0
-    except ValueError:
-        return text, 1.0
-    if not 0 < number <= MAX_WEIGHT:
-        raise ConfigError(f"the weight of a data source must be above 0 and at most {MAX_WEIGHT:,}: {text}")
-    return (name, number) if colon else (text, 1.0)
+
+def _name_of(model: str) -> str:
+    """Return a name for a model of another's: its folder's, without what no name may hold."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in _folder_of(model).name)
+    return name if paths.is_name(name) else f"model-{files.sha256_json(name)[:8]}"
 
 
 def chat_file(name: str, stage: str) -> Path | None:
@@ -442,10 +503,32 @@ def chat_file(name: str, stage: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def chat_sources(given: tuple[str, ...], run: str, stage: str) -> tuple[str, ...]:
-    """Return the chat files to read as `PATH:weight`, from paths, corpus names, or the base model's own corpus."""
+def with_chats(cfg: C, stage: str) -> C:
+    """Return the config with files and tasks to train on settled: what is given, else the chats of the base model's
+
+    corpus, else the usual mixture of the stage. Raises MissingArtifact naming what to download for that.
+    """
+    chats, source = cfg.chats, cfg.source  # type: ignore[attr-defined]
+    if chats.data or chats.task:
+        tasks = tuple(map(_absolute, chats.task))
+        return with_values(cfg, "chats", data=chat_sources(chats.data, stage), task=tasks)
+    corpus = _base_corpus(source.run or "")
+    if corpus is not None and chat_file(corpus, stage) is not None:
+        return with_values(cfg, "chats", data=chat_sources((corpus,), stage))
+    if absent := missing(stage):
+        fetch = "; ".join(f"nanochat data download {name}" for name in absent)
+        raise MissingArtifact(
+            f"no chats to train on: corpus {corpus or '(unknown)'} has none for {stage}, and the usual mixture lacks: "
+            + ", ".join(absent),
+            hint=f"{fetch}; or your own: nanochat train {stage} --data chats.json, or --task NAME",
+        )
+    return with_values(cfg, "chats", task=USUAL[stage])
+
+
+def chat_sources(given: tuple[str, ...], stage: str) -> tuple[str, ...]:
+    """Return the chat files to read as `PATH:weight`, from paths or the names of corpora."""
     found = []
-    for text in given or _base_corpus(run, stage):
+    for text in given:
         name, weight = split_weight(text)
         path = Path(name)
         if not path.is_file():
@@ -459,15 +542,17 @@ def chat_sources(given: tuple[str, ...], run: str, stage: str) -> tuple[str, ...
     return tuple(found)
 
 
-def _base_corpus(run: str, stage: str) -> tuple[str, ...]:
+def _absolute(task: str) -> str:
+    """Return a task as given, a file of conversations with its whole path: a resume may be started elsewhere."""
+    name = parse(task).name
+    is_path = ("/" in name or "." in name) and Path(name).is_file()
+    return f"{Path(name).absolute()}{task.removeprefix(name)}" if is_path else task
+
+
+def _base_corpus(run: str) -> str | None:
+    """Return the corpus that a run's base stage was trained on, if that is known."""
     base = runs.stage_dir(run_lineage.base_run(run), "base") / "config.json"
-    corpus = files.read_json(base, "the base stage's config")["config"]["corpus"]["data"] if base.is_file() else None
-    if corpus is None or chat_file(corpus, stage) is None:
-        raise MissingArtifact(
-            f"no chats to train on: corpus {corpus or '(unknown)'} has none for {stage}",
-            hint=f"nanochat train {stage} --data chats.json",
-        )
-    return (corpus,)
+    return files.read_json(base, "the base stage's config")["config"]["corpus"]["data"] if base.is_file() else None
 
 
 _SETTLE: dict[str, Callable[[Any, str], tuple[Any, str]]] = {

@@ -11,7 +11,7 @@ from nanochat_cli.core.errors import ConfigError
 
 # Modules of shared machinery that live beside the choices, in any of the packages.
 _NOT_CHOICES = frozenset(
-    {"base", "build", "shape", "attention", "products", "loss", "fp8"}
+    {"base", "build", "shape", "attention", "products", "loss", "fp8", "lora", "freezing"}
     | {"kernels", "kernel_check", "kernel_parts", "flash"}
 )
 

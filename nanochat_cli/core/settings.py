@@ -87,7 +87,21 @@ class ChatDataSection:
     """What chat training reads."""
 
     data: tuple[str, ...] = opt(
-        (), "Chat file or corpus with chats, as PATH[:weight]; repeatable (automatic: the base model's corpus)."
+        (),
+        "Chat file or corpus with chats, as PATH[:weight]; repeatable. The weight is how often (2) or which share (0.5)"
+        " of its conversations an epoch sees (automatic: the base model's corpus, else the usual mixture of tasks).",
+    )
+    task: tuple[str, ...] = opt(
+        (), "Task to train on, as NAME[:weight] or NAME=number of conversations; repeatable, beside --data as well."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySection(ChatDataSection):
+    """What reinforcement learning mixes in, so that other skills stay."""
+
+    task: tuple[str, ...] = opt(
+        (), "Task to mix in, as NAME[:weight] or NAME=number of conversations; repeatable.", flag="--replay-task"
     )
 
 
@@ -351,19 +365,45 @@ class TrackSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuneSection:
+    """Training a part of the model, with less memory; what is saved is a plain model all the same."""
+
+    freeze_layers: int | None = opt(
+        None, "Leave the embeddings and this many blocks, from below, as they are (none: train everything).", min=0
+    )
+    lora: int | None = opt(
+        None, "Train adapters of this rank in the place of the blocks' matrices; saved merged (none: no adapters).",
+        min=1, max=4096,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class RlSection:
     """Reinforcement learning on a task with a checkable answer."""
 
-    task: str = opt("tinyworld", "Task: a file name in core/tasks/.")
-    families: tuple[str, ...] = opt(("choice",), "Question families of the task to train on.")
+    task: str = opt(
+        "tinyworld",
+        "Task by name, or your own as FILE.py:NAME, a function reward(question, reply) or a Task class (it is run).",
+    )
+    questions: str | None = opt(
+        None, "Chats, or a text file with a question per line, for a reward function (automatic: those of --data)."
+    )
+    families: tuple[str, ...] = opt((), "Question families of the task to train on, or all (automatic: by task).")
     num_iterations: int = opt(40, "Optimizer steps.", min=1)
     prompts_per_step: int = opt(16, "Different questions per step.", min=1)
     num_samples: int = opt(8, "Answers sampled per question.", min=2)
-    max_new_tokens: int = opt(64, "Longest answer in tokens.", min=1)
+    max_new_tokens: int | None = opt(
+        None,
+        "Longest answer in tokens; a cut one earns nothing (automatic: by task; 256 for a function).",
+        min=1,
+    )
     temperature: float = opt(1.0, "Sampling temperature of the rollouts.", min=0.01)
     top_k: int | None = opt(None, "Sample among this many likeliest tokens (none: all).", min=1, flag=False)
     replay: float = opt(0.25, "Weight of a supervised batch mixed into each step, which keeps other skills.", min=0)
-    eval_examples: int = opt(200, "Held-out questions asked before and after.", min=0)
+    eval_examples: int = opt(
+        200, "Questions held out to judge by, at the start, every --eval-every steps and at the end.", min=0
+    )
+    log_rollouts: int = opt(16, "Sampled answers per step to write to rollouts.jsonl (0: none).", min=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -434,6 +474,8 @@ class MidTrainConfig:
 class SftConfig(MidTrainConfig):
     """`nanochat train sft`."""
 
+    tune: TuneSection = field(default_factory=TuneSection)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RlConfig:
@@ -442,7 +484,8 @@ class RlConfig:
     source: SourceSection = field(default_factory=SourceSection)
     output: IntoSection = field(default_factory=IntoSection)
     rl: RlSection = field(default_factory=RlSection)
-    chats: ChatDataSection = field(default_factory=ChatDataSection)
+    tune: TuneSection = field(default_factory=TuneSection)
+    chats: ReplaySection = field(default_factory=ReplaySection)
     optim: RlOptimSection = field(default_factory=RlOptimSection)
     eval: EvalSection = field(default_factory=EvalSection)
     save: SaveSection = field(default_factory=SaveSection)
@@ -456,12 +499,30 @@ class RlConfig:
 class EvalWhat:
     """What to ask, and how much."""
 
-    only: Literal["all", "bpb", "chat"] = opt("all", "Which measurements to make.", flag=False)
-    task: tuple[str, ...] = opt((), "Tasks to ask, repeatable (automatic: all that fit the model).")
-    limit: int | None = opt(
-        None, "Questions per family, at most (automatic: 200); the result is labelled with it.", min=1
+    only: Literal["all", "bpb", "chat", "core", "lm-eval"] = opt("all", "Which measurements to make.", flag=False)
+    model: str | None = opt(
+        None, "Measure this model instead of a run's, as a baseline: hf:FOLDER of transformers (needs transformers)."
     )
-    max_new_tokens: int = opt(96, "Longest answer in tokens.", min=1)
+    task: tuple[str, ...] = opt(
+        (),
+        "Task to ask, or a file of conversations; repeatable (automatic: all that fit the model and are here).",
+        short="-t",
+    )
+    limit: int | Literal["all"] | None = opt(
+        None,
+        "Questions per task, at most, drawn by seed; per family of a generated task; or all (automatic: 200, all of"
+        " core). The result is labelled with it.",
+        min=1,
+    )
+    baselines: Literal["v1", "v2"] = opt(
+        "v1", "Table of random baselines that the first CORE score uses: v1 as published, v2 with corrections."
+    )
+    bundle: str | None = opt(None, "Folder of the evaluation bundle (automatic: the downloaded one).")
+    sandbox: Literal["auto", "strict", "container", "none"] = opt(
+        "auto",
+        "Where programs of replies run: the best that proves itself here, kernel rules, a container, unprotected.",
+    )
+    max_new_tokens: int | None = opt(None, "Longest answer in tokens (automatic: what each task needs).", min=1)
     batch_size: int = opt(256, "Questions answered at a time.", min=1)
     tokens: int = opt(262_144, "Tokens per split for bits per byte, at most.", min=1)
 
@@ -518,6 +579,48 @@ class SynthSection:
     chats: int = opt(15_000, "Conversations for each of mid and sft (0: none).", min=0)
     seed: int = opt(0, "Seed of the whole corpus; equal seeds give equal corpora.", min=0)
     val_fraction: float = opt(0.02, "Share of the documents kept for validation.", min=0.0001, max=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthChatsSection:
+    """Conversations about who the model is. The key of an endpoint is NANOCHAT_API_KEY or OPENAI_API_KEY."""
+
+    topic: str | None = opt(None, "Topic file: name, persona, facts, styles (see --example).")
+    endpoint: str | None = opt(None, "OpenAI-compatible address that writes them, like https://HOST/v1.")
+    model: str | None = opt(None, "Model to ask for there.")
+    offline: bool = opt(False, "Write them from templates instead, without any endpoint.")
+    name: str | None = opt(None, "Name of the set, for --data (automatic: that of the topic file).")
+    number: int | None = opt(None, "Conversations (automatic: as the topic says).", min=1, max=100_000, short="-n")
+    seed: int = opt(0, "Seed of the requests, or of the templates.", min=0)
+    workers: int = opt(8, "Requests at a time.", min=1, max=256, short="-w")
+    max_cost: float | None = opt(
+        None, "Dollars to spend on this set at most, in all runs together; needs prices.", min=0
+    )
+    price_in: float | None = opt(None, "Dollars per million tokens read.", min=0)
+    price_out: float | None = opt(None, "Dollars per million tokens written.", min=0)
+    max_tokens_total: int | None = opt(None, "Tokens to spend on this set at most, read and written.", min=1)
+    api_key_file: str | None = opt(None, "File that holds the key (automatic: from the environment).")
+    temperature: float = opt(1.0, "Sampling temperature.", min=0, max=2)
+    max_tokens: int = opt(1500, "Longest answer in tokens.", min=16, max=100_000)
+    max_turns: int = opt(6, "Messages of a conversation, at most.", min=2, max=40)
+    tries: int = opt(6, "Tries per request; waits between them grow, or are what the server asks for.", min=1, max=50)
+    timeout_s: float = opt(120.0, "Seconds to wait for an answer.", min=0.01)
+    near_duplicates: float | None = opt(
+        0.8,
+        "Leave out a conversation that overlaps with an earlier one by this share (none: only equal ones).",
+        min=0.1,
+        max=1,
+    )
+    response_format: Literal["none", "json_object", "json_schema"] = opt(
+        "none", "Constraint to ask the endpoint for; not all know them."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthChatsConfig:
+    """`nanochat data synth-chats`."""
+
+    synth_chats: SynthChatsSection = field(default_factory=SynthChatsSection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -642,6 +745,7 @@ WORKER_CONFIGS: dict[str, type] = {
 
 COMMAND_CONFIGS: dict[str, type] = {
     "data synth": SynthConfig,
+    "data synth-chats": SynthChatsConfig,
     "data add": AddConfig,
     "data download": DownloadConfig,
     "data repackage": RepackageConfig,

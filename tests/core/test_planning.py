@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from nanochat_cli.core import config, files, launch, paths, planning, run_lineage, runs
+from nanochat_cli.core.data import downloaded, sources
 from nanochat_cli.core.errors import ConfigError, DamagedArtifact, EnvironmentLacks, MissingArtifact
 from nanochat_cli.core.settings import BaseTrainConfig, BatchSection, ComputeSection, RlConfig, SftConfig
 from tests.core.runs_made import make
@@ -244,14 +245,28 @@ def test_a_resume_keeps_what_the_run_was_started_with(books: None) -> None:
     assert again.resume
 
 
-def test_practice_without_chats_to_mix_in_says_how_to_go_on() -> None:
+def test_practice_mixes_in_what_is_here_or_nothing() -> None:
     saved_model()
-    with pytest.raises(MissingArtifact, match="no chats to train on") as caught:
-        planning.make("rl", RlConfig(compute=CPU))
-    assert "nanochat train rl --data" in (caught.value.hint or "")
-    assert "--replay 0" in (caught.value.hint or "")
-    cfg = planning.with_values(RlConfig(compute=CPU), "rl", replay=0.0)
-    assert planning.make("rl", cfg).config.source.step == 9
+    assert planning.make("rl", RlConfig(compute=CPU)).config.chats == RlConfig().chats
+    downloaded.add(sources.get("gsm8k"), {}, complete=True)
+    found = planning.make("rl", planning.with_values(RlConfig(compute=CPU), "rl", task="gsm8k")).config
+    assert found.source.step == 9
+    assert found.chats.task == ("gsm8k", "simplespelling=300", "spellingbee=300")
+    with pytest.raises(MissingArtifact, match="no chat file"):
+        planning.make("rl", planning.with_values(RlConfig(compute=CPU), "chats", data=("gone.json",)))
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.25])
+def test_a_reward_function_is_not_started_without_questions(replay: float, tmp_path: Path) -> None:
+    saved_model()
+    (tmp_path / "mine.py").write_text("def short(question, reply):\n    return 1.0\n\n\nclass Own: ...\n")
+    (tmp_path / "asked.txt").write_text("why?\n")
+    cfg = planning.with_values(RlConfig(compute=CPU), "rl", task=f"{tmp_path / 'mine.py'}:short", replay=replay)
+    with pytest.raises(MissingArtifact, match="needs questions to ask: short") as caught:
+        planning.make("rl", cfg)
+    assert "--questions" in (caught.value.hint or "") and "--data" in (caught.value.hint or "")
+    planning.make("rl", planning.with_values(cfg, "rl", questions=str(tmp_path / "asked.txt")))
+    planning.make("rl", planning.with_values(cfg, "rl", task=f"{tmp_path / 'mine.py'}:Own"))
 
 
 def test_a_resume_refuses_what_would_make_it_another_run(books: None) -> None:

@@ -97,9 +97,25 @@ def chats(
     The first `num` of the file, or any `num` of those measured, picked by `seed`. `all_tokens` as mid-training has it.
     """
     found = read_chats(path, MEASURED + 1)
-    sampled, found = len(found) > MEASURED, found[:MEASURED]
+    more = {"seed": seed, "all_tokens": all_tokens}
+    return conversations(found[:MEASURED], tokenizer, max_seq_len, num, sampled=len(found) > MEASURED, **more)
+
+
+def conversations(
+    found: Sequence[Conversation],
+    tokenizer: Tokenizer,
+    max_seq_len: int,
+    num: int,
+    *,
+    sampled: bool = False,
+    seed: int | None = None,
+    all_tokens: bool = False,
+    hold: bool = True,
+) -> ChatsView:
+    """Return what `chats` returns of these conversations; `hold` False if none of them is held out."""
     rendered = [render(tokenizer, conversation) for conversation in found]
-    kept = [number for number in range(len(found)) if not is_held_out(number, len(found))]
+    kept = [number for number in range(len(found)) if not (hold and is_held_out(number, len(found)))]
+    held = set(range(len(found))).difference(kept)
     try:
         packed = pack_conversations([rendered[number] for number in kept], max_seq_len + 1, all_tokens=all_tokens)
         places = _places(packed, kept)
@@ -109,7 +125,9 @@ def chats(
     total = len(found)
     picked = range(min(num, total)) if seed is None else sorted(sample_rows(0, min(num, total), total, seed).tolist())
     items = [
-        _chat_view(number, found[number], rendered[number], max_seq_len + 1, all_tokens, row_of.get(number), total)
+        _chat_view(
+            number, found[number], rendered[number], max_seq_len + 1, all_tokens, row_of.get(number), number in held
+        )
         for number in picked
     ]
     shown = sorted({item.row for item in items if item.row is not None})
@@ -140,7 +158,7 @@ def _chat_view(
     row_len: int,
     all_tokens: bool,
     row: int | None,
-    total: int,
+    held_out: bool,
 ) -> ChatView:
     return ChatView(
         number=number,
@@ -148,7 +166,7 @@ def _chat_view(
         ids=item.ids[:row_len],
         mask=_trained(item, all_tokens)[:row_len],
         lost_tokens=max(0, len(item.ids) - row_len),
-        held_out=is_held_out(number, total),
+        held_out=held_out,
         row=row,
     )
 

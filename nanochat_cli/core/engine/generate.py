@@ -13,7 +13,9 @@ from torch import Tensor
 
 from nanochat_cli.core import heartbeat
 from nanochat_cli.core.engine.sampling import next_tokens
+from nanochat_cli.core.engine.tools import Calls
 from nanochat_cli.core.models.base import DecodeState, LanguageModel
+from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 _PAD = 0  # right of a prompt; never attended to, and overwritten by the first tokens of the reply
 
@@ -59,11 +61,13 @@ def generate(
     seeds: Sequence[int] | None = None,
     batch_size: int = 64,
     prefill_chunk: int | None = None,
+    tools: Tokenizer | None = None,
 ) -> list[list[int]]:
     """Return the continuation of each prompt, ending with the stop token if one was produced.
 
     `seeds` holds one number per prompt and is needed when the temperature is above 0; a prompt's continuation does not
-    depend on the others. Prompts of similar length are read together.
+    depend on the others. Prompts of similar length are read together. With `tools`, the calculator answers calls in a
+    reply; what it says counts towards `max_new_tokens`.
     """
     found: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
@@ -78,6 +82,7 @@ def generate(
             top_k,
             None if seeds is None else np.array([seeds[i] for i in rows], dtype=np.uint64),
             prefill_chunk,
+            tools,
         )
         for i, ids in zip(rows, written, strict=True):
             found[i] = ids
@@ -93,6 +98,7 @@ def _generate_batch(
     top_k: int | None,
     seeds: np.ndarray | None,
     prefill_chunk: int | None,
+    tools: Tokenizer | None,
 ) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in prompts]
     if max_new_tokens < 1:
@@ -100,6 +106,8 @@ def _generate_batch(
     state, x_BE = prefill(model, prompts, max(map(len, prompts)) + max_new_tokens, chunk=prefill_chunk)
     active = list(range(len(prompts)))  # which prompt each row of the state belongs to
     going = np.ones(len(prompts), dtype=bool)
+    calls = [Calls(tools) for _ in prompts] if tools is not None else []
+    coming: list[list[int]] = [[] for _ in prompts]  # forced, the next one last
     for position in range(max_new_tokens):
         heartbeat.alive()
         row_seeds = None if seeds is None else seeds[active]
@@ -107,9 +115,15 @@ def _generate_batch(
             model.logits(x_BE), temperature=temperature, top_k=top_k, seeds=row_seeds, position=position
         )
         for row, token in enumerate(next_B.tolist()):
-            if going[active[row]]:
-                written[active[row]].append(token)
-                going[active[row]] = token not in stop_ids
+            i = active[row]
+            if not going[i]:
+                continue
+            if coming[i]:
+                token = next_B[row] = coming[i].pop()
+            elif calls:
+                coming[i] = calls[i].took(token)[::-1]
+            written[i].append(int(token))
+            going[i] = token not in stop_ids
         left = [row for row, i in enumerate(active) if going[i]]
         if not left or position == max_new_tokens - 1:
             break
@@ -130,15 +144,21 @@ def stream(
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int = 0,
+    tools: Tokenizer | None = None,
 ) -> Iterator[int]:
-    """Yield the continuation of one prompt token by token, the stop token included."""
+    """Yield the continuation of one prompt token by token, the stop token included; see `generate`."""
     if max_new_tokens < 1:
         return
     state, x_BE = prefill(model, [prompt], len(prompt) + max_new_tokens)
     seeds = np.array([seed], dtype=np.uint64)
+    calls, coming = Calls(tools) if tools is not None else None, list[int]()
     for position in range(max_new_tokens):
         heartbeat.alive()
         next_B = next_tokens(model.logits(x_BE), temperature=temperature, top_k=top_k, seeds=seeds, position=position)
+        if coming:
+            next_B[0] = coming.pop()
+        elif calls is not None:
+            coming = calls.took(int(next_B))[::-1]
         token = int(next_B)
         yield token
         if token in stop_ids or position == max_new_tokens - 1:

@@ -13,6 +13,7 @@ from nanochat_cli.core import checkpoint
 from nanochat_cli.core.checkpoint import Meta
 from nanochat_cli.core.engine.detokenize import Detokenizer
 from nanochat_cli.core.engine.generate import stream
+from nanochat_cli.core.engine.tools import Spoken
 from nanochat_cli.core.errors import ConfigError, DataError
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.models.base import LanguageModel
@@ -132,12 +133,16 @@ class Session:
             temperature=self.sampling.temperature,
             top_k=self.sampling.top_k,
             seed=seed,
+            tools=None if self.raw else self.tokenizer,
         )
+        spoken = Spoken(self.tokenizer)
         for token in ids:
             self.last.num_tokens += 1
             if token in stops:
                 self.last.ending = "finished"
                 break
+            if not spoken.is_text(token):
+                continue
             if piece := text.push(token):
                 yield piece
         else:

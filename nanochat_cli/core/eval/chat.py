@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nanochat_cli.core.engine import tools
+from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.eval.intervals import wilson
 from nanochat_cli.core.events import NULL, Log
 from nanochat_cli.core.tasks.base import Task, majority_correct
@@ -15,6 +17,10 @@ from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
 
 Generate = Callable[[list[list[int]], int], list[list[int]]]
 """Prompts and the longest allowed reply in, replies (with the stop token, if one was produced) out."""
+
+Choose = Callable[[list[list[int]], list[list[int]]], list["int | None"]]
+"""Prompts and the tokens that may answer each in, which of these is the likeliest out; None where a prompt is too long.
+"""
 
 CHUNK = 256
 """Prompts handed to the engine between two progress events."""
@@ -34,40 +40,85 @@ class Prediction:
     """The model ended its turn by itself and wrote no other special token on the way."""
     label: str | None = None
     shortcut: str | None = None
+    too_long: bool = False
+    """The prompt left no room for an answer."""
+    cut: bool = False
+    """The reply did not end where it had to: it is wrong whatever it says."""
 
 
 def predict(
-    task: Task, items: Sequence[int], tokenizer: Tokenizer, generate: Generate, log: Log = NULL
+    task: Task,
+    items: Sequence[int],
+    tokenizer: Tokenizer,
+    generate: Generate,
+    log: Log = NULL,
+    *,
+    choose: Choose | None = None,
 ) -> list[Prediction]:
-    """The graded reply to each of `items`, in their order."""
+    """The graded reply to each of `items`, in their order.
+
+    With `choose`, a task of kind `choice` is answered by the likeliest of its letters instead of by a written reply.
+    """
     found: list[Prediction] = []
     for start in range(0, len(items), CHUNK):
         chunk = list(items[start : start + CHUNK])
         asked = [task.example(i) for i in chunk]
         prompts = [render_prompt(tokenizer, conversation) for conversation in asked]
-        replies = generate(prompts, task.max_reply_tokens)
-        found += [_judge(task, i, c, ids, tokenizer) for i, c, ids in zip(chunk, asked, replies, strict=True)]
+        if choose is not None and task.kind == "choice":
+            replies = _chosen(task, chunk, prompts, tokenizer, choose)
+        else:
+            replies = generate(prompts, task.max_reply_tokens)
+        found += _judge(task, chunk, asked, replies, tokenizer)
         log.progress(f"{task.name} ({task.split})", len(found), len(items), "questions")
     return found
 
 
-def _judge(task: Task, item: int, conversation: Conversation, ids: list[int], tokenizer: Tokenizer) -> Prediction:
+def _chosen(
+    task: Task, items: Sequence[int], prompts: list[list[int]], tokenizer: Tokenizer, choose: Choose
+) -> list[list[int]]:
+    """The likeliest letter of each item as a finished reply; an empty one where the prompt is too long."""
+    allowed = [[letter_token(tokenizer, letter) for letter in task.letters(i)] for i in items]
     end = tokenizer.special("assistant_end")
-    stopped = bool(ids) and ids[-1] == end
-    body = ids[:-1] if stopped else ids
-    reply = tokenizer.decode(body)
-    *question, reference = conversation.to_json()["messages"]
-    return Prediction(
-        item=item,
-        family=task.family(item),
-        prompt=question,
-        reference=plain_text(reference["content"]),
-        reply=reply,
-        correct=stopped and task.grade(conversation, reply),
-        well_formed=stopped and not any(tokenizer.is_special(token) for token in body),
-        label=task.label(item),
-        shortcut=task.shortcut(item),
-    )
+    picks = choose(prompts, allowed)
+    return [[] if pick is None else [ids[pick], end] for pick, ids in zip(picks, allowed, strict=True)]
+
+
+def letter_token(tokenizer: Tokenizer, letter: str) -> int:
+    """The one token that a letter is. Raises ConfigError if it is several: its likelihood would not compare."""
+    ids = tokenizer.encode(letter)
+    if len(ids) != 1:
+        raise ConfigError(f"an answer that is not one token cannot be compared with others: {letter}")
+    return ids[0]
+
+
+def _judge(
+    task: Task, items: list[int], asked: list[Conversation], replies: list[list[int]], tokenizer: Tokenizer
+) -> list[Prediction]:
+    end, ends = tokenizer.special("assistant_end"), {tokenizer.special("assistant_end"), tokenizer.bos_id}
+    stopped = [bool(ids) and ids[-1] == end for ids in replies]
+    bodies = [ids[:-1] if full else ids for ids, full in zip(replies, stopped, strict=True)]
+    texts = [tokenizer.decode(body) for body in bodies]
+    # A reply that was cut is wrong whatever it says, so its grade is not asked for.
+    grades = iter(task.grade_all([pair for pair, full in zip(zip(asked, texts), stopped) if full]))
+    found = []
+    for item, conversation, ids, body, text, full in zip(items, asked, replies, bodies, texts, stopped, strict=True):
+        *question, reference = conversation.to_json()["messages"]
+        found.append(
+            Prediction(
+                item=item,
+                family=task.family(item),
+                prompt=question,
+                reference=plain_text(reference["content"]),
+                reply=text,
+                correct=full and next(grades),
+                well_formed=full and not any(map(tokenizer.is_special, tools.without_calls(tokenizer, body))),
+                label=task.label(item),
+                shortcut=task.shortcut(item),
+                too_long=not ids,
+                cut=bool(ids) and ids[-1] not in ends,
+            )
+        )
+    return found
 
 
 def plain_text(content: str | Iterable[dict[str, Any]]) -> str:
@@ -119,14 +170,18 @@ def by_family(predictions: Sequence[Prediction]) -> dict[str, Score]:
     return {family: score(groups[family]) for family in in_order}
 
 
-def summarise(task: Task, predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """What is stored for one task: the whole and every family."""
+def summarise(task: Task, predictions: Sequence[Prediction], *, by_letters: bool = False) -> dict[str, Any]:
+    """What is stored for one task: the whole and every family. `by_letters`: how `predict` had choices answered."""
     return {
         "task": task.name,
         "split": task.split,
-        "held_out": task.split in task.held_out,
+        "graded_by": "letters" if by_letters and task.kind == "choice" else "replies",
+        "held_out": task.is_held_out,
         "seed": task.seed,
         "all": score(predictions).to_json(),
+        "too_long": sum(p.too_long for p in predictions),
+        "cut": sum(p.cut for p in predictions),
+        **task.notes(),
         "families": {family: counts.to_json() for family, counts in by_family(predictions).items()},
     }
 

@@ -89,18 +89,23 @@ def norm(x: Tensor, eps: float) -> Tensor:
 class Linear(nn.Linear):
     """A bias-free projection with fp32 weights that computes in the dtype of its input.
 
-    With `fp8` set (`fp8.convert`) it trains in FP8; without gradients it computes as ever.
+    With `fp8` set (`fp8.convert`) it trains in FP8; without gradients it computes as ever. With `lora` set
+    (`lora.attach`) that module's output is added.
     """
 
     fp8: fp8.Kernel | None = None
+    lora: nn.Module | None
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__(fan_in, fan_out, bias=False)
+        self.lora = None
 
     def forward(self, input: Tensor) -> Tensor:
         if self.fp8 is not None and self.training and torch.is_grad_enabled():
-            return fp8.linear(input, self.weight, self.fp8)
-        return F.linear(input, self.weight.to(input.dtype))
+            y = fp8.linear(input, self.weight, self.fp8)
+        else:
+            y = F.linear(input, self.weight.to(input.dtype))
+        return y if self.lora is None else y + self.lora(input)
 
 
 class Block(nn.Module):
@@ -126,6 +131,9 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(self.make_block(layer) for layer in range(config.n_layer))
         self.head = Linear(config.n_embd, config.padded_vocab_size)
         self.rotary = Rotary(config)
+
+    after_blocks: tuple[str, ...] = ("head.",)
+    """Beginnings of the names of parameters that no block comes after."""
 
     # ---- what an architecture decides ------------------------------------------------------------------------------
 
@@ -219,5 +227,9 @@ class LanguageModel(nn.Module):
         ]
 
     def num_params(self) -> int:
-        """Return the number of trained weights."""
-        return sum(p.numel() for p in self.parameters())
+        """Return the number of weights, as a checkpoint has them."""
+        return sum(p.numel() for name, p in self.named_parameters() if ".lora." not in name)
+
+    def num_trained(self) -> int:
+        """Return how many numbers training changes: all weights, unless some are frozen or adapted."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

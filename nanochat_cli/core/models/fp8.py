@@ -108,12 +108,14 @@ class _Linear(torch.autograd.Function):
         return _product(x, weight, x_MK.dtype, kernel, fast=True)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_MK, x_factor, weight_NK, weight_factor = ctx.saved_tensors
         dtype, weight_dtype = ctx.dtypes
         grad_MN, factor = quantise(grads[0], E5M2)
         weight_KN = (weight_NK.T.contiguous(), weight_factor)
         grad_x_MK = _product((grad_MN.contiguous(), factor), weight_KN, dtype, ctx.kernel, fast=False)
+        if not ctx.needs_input_grad[1]:
+            return grad_x_MK, None, None
         grad_NM, x_KM = (grad_MN.T.contiguous(), factor), (x_MK.T.contiguous(), x_factor)
         grad_NK = _product(grad_NM, x_KM, dtype, ctx.kernel, fast=False)
         return grad_x_MK, grad_NK.to(weight_dtype), None

@@ -56,6 +56,8 @@ class Smear(nn.Module):
 class Nanochat(LanguageModel):
     """Rotary positions, query-key norm, squared-ReLU MLP, untied head with a soft cap, and the parts named above."""
 
+    after_blocks = ("head.", "backout_scale")
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         width = config.n_kv_head * config.head_dim

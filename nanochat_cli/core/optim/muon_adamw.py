@@ -6,7 +6,7 @@ the weights, keeps the state of that share alone (ZeRO stage 2, arXiv 1910.02054
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -18,7 +18,7 @@ from nanochat_cli.core.optim.adamw import AdamW
 from nanochat_cli.core.optim.fused import Fused
 from nanochat_cli.core.optim.groups import SCALARS, ParamGroup, Role
 from nanochat_cli.core.optim.muon import NEWTON_SCHULZ, POLAR_EXPRESS, Muon, Variant
-from nanochat_cli.core.slices import Slice
+from nanochat_cli.core.slices import Slice, whole
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.bfloat16, "fp32": torch.float32}
 
@@ -66,6 +66,7 @@ class MuonAdamW:
         batch_scale: float = 1.0,
         fused: bool = False,
         scalar_scale: float | None = None,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> None:
         variant = _variant(settings, dtype)
         update = Fused(variant) if fused else None
@@ -80,6 +81,7 @@ class MuonAdamW:
         self.muons = [Muon(g, rates[id(g)], variant, dist, update) for g in groups if g.kind == "muon"]
         self.adamws = [AdamW(g, rates[id(g)], dist) for g in groups if g.kind == "adamw"]
         self.params = [p for g in groups for p in g.params.values()]
+        self.carried = dict(carried or {})
         self._grads: list[Tensor] | None = None
 
     def collect(self) -> list[Tensor]:
@@ -131,18 +133,25 @@ class MuonAdamW:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the whole state as named tensors, ready for safetensors. Every process must call it."""
-        return {name: tensor for part in (*self.muons, *self.adamws) for name, tensor in part.state_dict().items()}
+        state = {name: tensor for part in (*self.muons, *self.adamws) for name, tensor in part.state_dict().items()}
+        return {**state, **{name: tensor.detach() for name, tensor in self.carried.items()}}
 
     def slices(self) -> list[Slice]:
         """Return the parts of that state which this process holds: all processes' together are the whole."""
-        return [part for muon in self.muons for part in muon.slices()] + [
-            part for adamw in self.adamws for part in adamw.slices()
+        carried = {name: tensor.detach() for name, tensor in self.carried.items()} if self.dist.is_main else {}
+        return [
+            *(part for muon in self.muons for part in muon.slices()),
+            *(part for adamw in self.adamws for part in adamw.slices()),
+            *whole(carried),
         ]
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned; training continues bit for bit. Raises KeyError for a missing entry."""
         for part in (*self.muons, *self.adamws):
             part.load_state_dict(state)
+        with torch.no_grad():
+            for name, tensor in self.carried.items():
+                tensor.copy_(state[name])
 
 
 def build(
@@ -154,13 +163,16 @@ def build(
     batch_scale: float = 1.0,
     fused: bool = False,
     scalar_scale: float | None = None,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> MuonAdamW:
     """Return the optimizer of a model's groups. `precision` is that of Muon's matrix products ("bf16" or "fp32").
 
     `batch_scale` multiplies the rates of all groups that depend on the batch size, `scalar_scale`, if given, those of
-    the residual stream's scalars instead; `fused` compiles Muon's update.
+    the residual stream's scalars instead; `fused` compiles Muon's update. `carried` are trained numbers that no model's
+    weights hold: they are saved and restored with the state.
     """
-    return MuonAdamW(groups, settings, dist or Dist(), _PRECISIONS[precision], batch_scale, fused, scalar_scale)
+    dtype = _PRECISIONS[precision]
+    return MuonAdamW(groups, settings, dist or Dist(), dtype, batch_scale, fused, scalar_scale, carried)
 
 
 def _variant(settings: OptimSettings, dtype: torch.dtype) -> Variant:

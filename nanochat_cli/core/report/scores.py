@@ -159,7 +159,8 @@ def practice(stage: StageRecord) -> list[Block]:
     """What a stage measured on its own questions before and after: counts, and the interval of the change."""
     rows = []
     for metric in stage.metrics:
-        told = [event for event in stage.of("eval") if event.get("metric") == metric and event.get("total")]
+        evals = [event for event in stage.of("eval") if event.get("metric") == metric and event.get("total")]
+        told = [event for event in evals if "correct" in event]  # means over samples (pass@k, rewards) are no counts
         if len(told) >= 2:
             families = ", ".join(map(str, told[-1].get("families") or ()))
             rows.append(_change_row(Cell(metric.replace("_", " "), families), told[0], told[-1]))

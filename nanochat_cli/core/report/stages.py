@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanochat_cli.core.report import core_rows
 from nanochat_cli.core.report.blocks import Block, Cell, Row, Table, Tiles
 from nanochat_cli.core.report.gather import TITLES, Curve, RunRecord, StageRecord, number, smoothed
 from nanochat_cli.core.report.scores import BASELINES, MISSING, Scores, columns, details, main_rows, practice, tasks_of
@@ -74,11 +75,16 @@ def overview(run: RunRecord) -> list[Block]:
     """The table of stages, a picture of the last graded stage, and what the last stage changed."""
     scores = Scores(run)
     rows = [row for row in (_text_row(run), _chat_row(run), _loss_row(run)) if row is not None]
-    rows += main_rows(scores)
+    rows += core_rows.rows(run) + main_rows(scores)
     if not rows:
         return []
     table = Table(columns(scores.stages), rows, BASELINES if scores.tasks else "")
-    return [table, *details(scores), *(block for stage in run.stages for block in practice(stage))]
+    return [
+        table,
+        *core_rows.details(run),
+        *details(scores),
+        *(block for stage in run.stages for block in practice(stage)),
+    ]
 
 
 def _text_row(run: RunRecord) -> Row | None:

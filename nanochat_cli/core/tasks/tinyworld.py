@@ -11,6 +11,9 @@ What is held out, by family; a key is held by a hash of its meaning, a tenth of 
 - chat, follow-up: a quarter of the visitors' names and topics. Fixed lines (greetings, thanks) have nothing to hold out
   but their wording.
 
+Of the held keys, a tenth is set apart again, to choose by (`val`): no reported question has one of those. For stories
+it is told by what is asked about and the answer, for chats by the reply.
+
 Wordings are held out by a hash as well, an eighth of each kind: sentences of their own ("how much less than 8 is 3?"),
 and, more than nine times in ten, a trained phrase in a trained frame that it never stood in ("I ask you how much more 8
 is than 3"). `benches/held_wordings.py` tells the two apart.
@@ -33,7 +36,7 @@ from nanochat_cli.core.data.tinyworld import (
     stories,
     tales,
 )
-from nanochat_cli.core.data.tinyworld.items import Exchange, Item, Split
+from nanochat_cli.core.data.tinyworld.items import Exchange, Item, Split, is_held
 from nanochat_cli.core.data.tinyworld.rng import Rng, stream
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.tasks.base import Task
@@ -47,10 +50,16 @@ PER_FAMILY = 200
 
 
 class TinyWorld(Task):
-    """`held` asks trained wordings about held-out keys, `held-wording` asks held-out wordings about them too."""
+    """`held` asks trained wordings about held-out keys, `held-wording` asks held-out wordings about them too.
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "held", "held-wording")
+    `val` asks trained wordings about held-out keys that neither of them has.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "held", "held-wording")
     held_out: ClassVar[tuple[str, ...]] = ("held", "held-wording")
+    selection: ClassVar[str | None] = "val"
+    endless: ClassVar[bool] = True
+    practice: ClassVar[tuple[str, ...]] = ("choice",)
     max_reply_tokens: ClassVar[int] = 96
 
     def __init__(
@@ -82,11 +91,10 @@ class TinyWorld(Task):
         rng = stream(mixture.VERSION, self.seed, self.split, family, i // len(self.families))
         split: Split = "train" if self.split == "train" else "held"
         wording: Split = "held" if self.split == "held-wording" else "train"
-        if family == "chat":
-            return chatter.small_talk(rng, split, wording)
-        if family == "follow-up":
-            return chatter.follow_up(rng, split, wording)
-        return mixture.item_exchange(rng, draw(rng, family, split), wording)
+        while True:
+            found = _TALKS[family](rng, split, wording) if family in _TALKS else draw(rng, family, split)
+            if split == "train" or is_for_selection(found) == (self.split == "val"):
+                return found if isinstance(found, Exchange) else mixture.item_exchange(rng, found, wording)
 
     def example(self, i: int) -> Conversation:
         return mixture.conversation(self.exchange(i).turns)
@@ -99,6 +107,19 @@ class TinyWorld(Task):
 
     def grade(self, conversation: Conversation, reply: str) -> bool:
         return grading.is_right(conversation.messages[-1].text, reply)
+
+
+_TALKS = {"chat": chatter.small_talk, "follow-up": chatter.follow_up}
+
+
+def is_for_selection(found: Item | Exchange) -> bool:
+    """Returns True if a held-out question is one to choose by, in any wording and order of its numbers."""
+    key = [found.family]
+    if isinstance(found, Item):
+        key += sorted(map(str, found.slots.values()))
+    if found.family != "tell":  # told differently each time
+        key.append(found.answer)
+    return is_held("selection", "/".join(key))
 
 
 def draw(rng: Rng, family: str, split: Split) -> Item:

@@ -8,17 +8,20 @@ from nanochat_cli.core.data.loader import Batches
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.events import Log
 from nanochat_cli.core.runs import RunContext
-from nanochat_cli.core.settings import MidTrainConfig
-from nanochat_cli.core.train import data, hooks, schedule, stage
+from nanochat_cli.core.settings import MidTrainConfig, SftConfig
+from nanochat_cli.core.train import data, hooks, schedule, stage, tuning
 from nanochat_cli.core.units import many
 
 
 def train(cfg: MidTrainConfig, run: RunContext, dist: Dist, log: Log, *, all_tokens: bool) -> dict[str, Any]:
     """Train a model on chats, with a fresh optimizer, and return the result. Automatic sizes of `cfg` are settled."""
     model, tokenizer, origin = stage.source_model(cfg.source, run.stage, dist, log)
+    if isinstance(cfg, SftConfig):
+        tuning.prepare(model, cfg.tune, seed=cfg.compute.seed, log=log)
     seq_len, batch = model.config.max_seq_len, stage.settled(cfg.batch, model, cfg.compute, run, dist, log)
-    rows = data.chat_rows(cfg.chats.data, tokenizer, seq_len, log, all_tokens=all_tokens)
-    batches = Batches(rows.train, rows_per_step=batch.total // seq_len, seed=cfg.compute.seed)
+    chats, seed = cfg.chats, cfg.compute.seed
+    rows = data.chat_rows(chats.data, tokenizer, seq_len, log, tasks=chats.task, seed=seed, all_tokens=all_tokens)
+    batches = Batches(rows.train, rows_per_step=batch.total // seq_len, seed=seed)
     horizon = schedule.epoch_horizon(
         num_iterations=cfg.horizon.num_iterations,
         num_epochs=cfg.horizon.num_epochs,

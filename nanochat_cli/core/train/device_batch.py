@@ -58,13 +58,19 @@ class Pass:
     rows: int
     dtype: str
     attention: str
+    trained: int | None = None
+    """How many weights, if not all."""
 
     @classmethod
-    def likely(cls, rows: int, compute: ComputeOptions, device: torch.device) -> Pass:
+    def likely(
+        cls, rows: int, compute: ComputeOptions, device: torch.device, model: LanguageModel | None = None
+    ) -> Pass:
         """Return how the rows will be computed, as far as can be told before the kernels are timed."""
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         dtype = ("bf16" if bf16 else "fp32") if compute.precision == "auto" else compute.precision
-        return cls(rows=rows, dtype=dtype, attention="fused" if compute.attention == "auto" else compute.attention)
+        form = "fused" if compute.attention == "auto" else compute.attention
+        part = None if model is None or model.num_trained() == model.num_params() else model.num_trained()
+        return cls(rows=rows, dtype=dtype, attention=form, trained=part)
 
 
 def choose(model: LanguageModel, work: Pass, dist: Dist, *, cache_path: Path, log: Log = NULL) -> int:
@@ -76,7 +82,7 @@ def choose(model: LanguageModel, work: Pass, dist: Dist, *, cache_path: Path, lo
     size = int(dist.broadcast(torch.tensor([known if isinstance(known, int) else 0], device=dist.device)).item())
     if size > 0:
         return at_most(work.rows, size)
-    guess = estimate(model.config, model.num_params(), work.dtype, free_memory(dist.device), dist.device)
+    guess = estimate(model.config, model.num_trained(), work.dtype, free_memory(dist.device), dist.device)
     size = at_most(work.rows, dist.minimum(guess))
     while dist.any(not fits(model, work, size)):
         if size == 1:
@@ -133,7 +139,7 @@ def fits(model: LanguageModel, work: Pass, size: int) -> bool:
 def _pass(model: LanguageModel, size: int) -> None:
     device, config = model.device, model.config
     # Gradients appear by themselves; the rest of what training keeps per weight is held free.
-    _held = torch.empty((_BYTES_PER_WEIGHT - 4) * model.num_params(), dtype=torch.uint8, device=device)
+    _held = torch.empty((_BYTES_PER_WEIGHT - 4) * model.num_trained(), dtype=torch.uint8, device=device)
     generator = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(config.vocab_size, (size, config.max_seq_len + 1), generator=generator).to(device)
     loss = model.losses(ids_BT[:, :-1].contiguous(), ids_BT[:, 1:].contiguous()).sum()
@@ -235,7 +241,7 @@ def key(config: ModelConfig, work: Pass, dist: Dist) -> str:
     device = dist.device
     what = {
         "shape": dataclasses.asdict(config),
-        "work": dataclasses.asdict(work),
+        "work": {name: value for name, value in dataclasses.asdict(work).items() if value is not None},
         "world": dist.world,
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -99,6 +99,7 @@ class Samples:
                 [ids for _, ids in self._prompts],
                 max_new_tokens=_SAMPLE_TOKENS,
                 stop_ids=self._stop_ids,
+                tools=self._tokenizer,
             )
 
 

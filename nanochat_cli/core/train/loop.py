@@ -457,10 +457,11 @@ class _Run:
     def _keep(self, measured: Mapping[str, float]) -> None:
         for name, value in measured.items():
             self.metrics[name] = value
-            if name.endswith("bpb"):
-                best = self.metrics.get(f"min_{name}")
-                self.metrics[f"min_{name}"] = value if best is None else min(value, best)
-                if self.job.keep_best and self.step and (best is None or value < best):
+            if name.endswith(("bpb", "held_out_reward")):
+                pick, kind = (min, "min") if name.endswith("bpb") else (max, "max")
+                best = self.metrics.get(f"{kind}_{name}")
+                self.metrics[f"{kind}_{name}"] = value if best is None else pick(value, best)
+                if self.job.keep_best and self.step and (best is None or pick(value, best) != best):
                     self._save()
                     self.saver.mark_best(name, self.step, value)
 

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from nanochat_cli.core.data.loader import IGNORE, Batches, count_targets
 from nanochat_cli.core.dist import Dist
+from nanochat_cli.core.engine import tools
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.tasks.base import Task
 from nanochat_cli.core.tokenizer.conversation import Conversation, render_prompt
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
+from nanochat_cli.core.train import rewards
 from nanochat_cli.core.train.loop import Micro
 
 Sampler = Callable[[list[list[int]], list[int]], list[list[int]]]
@@ -43,10 +45,16 @@ def counter_seed(*counters: int) -> int:
     return state >> 1
 
 
+ALL = "all"
+
+
 def of_families(task: Task, families: Sequence[str]) -> list[int]:
-    """Return the items of the families asked for (none = all); `a` includes `a/b`. Raises ConfigError for others."""
+    """Return the items of the families asked for; `a` includes `a/b`. Raises ConfigError for others.
+
+    None at all means those that the task itself names for practice; "all" means all.
+    """
     known = [task.family(i) for i in range(len(task))]
-    wanted = set(families)
+    wanted = set() if ALL in families else set(families or task.practice)
     found = [i for i, family in enumerate(known) if not wanted or {family, family.partition("/")[0]} & wanted]
     if missing := wanted - {name for family in known for name in (family, family.partition("/")[0])}:
         raise ConfigError(
@@ -57,10 +65,18 @@ def of_families(task: Task, families: Sequence[str]) -> list[int]:
 
 
 class Questions:
-    """An endless list of training questions: each pass through the task may bring new ones."""
+    """An endless list of training questions: each pass through the task may bring new ones.
 
-    def __init__(self, open_task: OpenTask, families: Sequence[str]) -> None:
-        self._open, self._families = open_task, families
+    Those for which `is_held_out` is true are left out. Raises ConfigError if nothing is left.
+    """
+
+    def __init__(
+        self,
+        open_task: OpenTask,
+        families: Sequence[str],
+        is_held_out: Callable[[Conversation], bool] = lambda conversation: False,
+    ) -> None:
+        self._open, self._families, self._is_held_out = open_task, families, is_held_out
         self._turn = -1
         self._task, self._items = self._of_turn(0)
         self._per_pass = len(self._items)
@@ -76,7 +92,10 @@ class Questions:
             return self._task, self._items
         self._turn = turn
         task = self._open(turn)
-        return task, of_families(task, self._families)
+        items = [i for i in of_families(task, self._families) if not self._is_held_out(task.example(i))]
+        if not items:
+            raise ConfigError(f"task {task.name} has no question to practise on", hint="it needs more questions")
+        return task, items
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +107,17 @@ class Rollout:
     question: str
     text: str
     reward: float
+    forced: tuple[bool, ...] = ()
+    """Which tokens of the reply are a tool's; empty if none is."""
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens of the reply that the model has written itself."""
+        return len(self.reply) - sum(self.forced)
+
+
+Record = Callable[[int, Sequence[Sequence[Rollout]]], None]
+"""Told of each step, counted from 1, and of its graded answers, a group for each question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +143,9 @@ class Rollouts:
         tokenizer: Tokenizer,
         dist: Dist,
         replay: Batches | None,
+        record: Record = lambda step, groups: None,
     ) -> None:
+        self.record = record
         self.plan, self.questions, self.sampler, self.tokenizer, self.dist = plan, questions, sampler, tokenizer, dist
         self.replay = replay if plan.replay else None
         self.latest: list[Rollout] = []
@@ -132,6 +164,7 @@ class Rollouts:
         mine = range(first + rank, first + self.plan.prompts_per_step, world)
         groups = self.sample(step, mine)
         self.latest = [rollout for group in groups for rollout in group]
+        self.record(step + 1, groups)
         seconds = time.perf_counter() - began
         rows = [pair for group in groups for pair in advantages(group)]
         supervised = self.replay.step(step, rank, world, device_batch_size) if self.replay else []
@@ -162,14 +195,12 @@ class Rollouts:
         ]
 
     def _judge(self, task: Task, conversation: Conversation, prompt: list[int], reply: list[int]) -> Rollout:
-        """No reward for a reply that does not end by itself, or that holds any other special token."""
-        stopped = bool(reply) and reply[-1] == self.tokenizer.special("assistant_end")
-        body = reply[:-1] if stopped else reply
-        text = self.tokenizer.decode(body)
-        well_formed = stopped and all(token < self.tokenizer.bos_id for token in body)
+        text, well_formed = read_reply(self.tokenizer, reply)
         question = next(m.text for m in reversed(conversation.messages) if m.role == "user")
-        reward = task.reward(conversation, text) if well_formed else 0.0
-        return Rollout(prompt=prompt, reply=reply, question=question, text=text, reward=reward)
+        reward = rewards.paid(rewards.of(task, conversation, text), well_formed)
+        forced = tuple(tools.forced(self.tokenizer, reply))
+        forced = forced if any(forced) else ()
+        return Rollout(prompt=prompt, reply=reply, question=question, text=text, reward=reward, forced=forced)
 
     def _count(
         self,
@@ -181,8 +212,8 @@ class Rollouts:
         """Sampled tokens, those with an advantage, and replayed targets, over all ranks; fills `extras`."""
         every = [rollout for group in groups for rollout in group]
         sums = [
-            sum(len(r.reply) for r in every),
-            sum(len(r.reply) for r, _ in rows),
+            sum(r.num_sampled for r in every),
+            sum(r.num_sampled for r, _ in rows),
             sum(map(count_targets, supervised)),
             len(every),
             sum(r.reward for r in every),
@@ -202,6 +233,13 @@ class Rollouts:
         return int(sampled), int(active), int(replayed)
 
 
+def read_reply(tokenizer: Tokenizer, reply: Sequence[int]) -> tuple[str, bool]:
+    """Return a reply's text, and whether it ended by itself and holds no other special token."""
+    stopped = bool(reply) and reply[-1] == tokenizer.special("assistant_end")
+    body = list(reply[:-1] if stopped else reply)
+    return tokenizer.decode(body), stopped and not any(map(tokenizer.is_special, tools.without_calls(tokenizer, body)))
+
+
 def advantages(group: Sequence[Rollout]) -> list[tuple[Rollout, float]]:
     """Return each answer with its reward minus the group's mean; nothing if all were paid alike."""
     mean = sum(r.reward for r in group) / len(group)
@@ -211,7 +249,10 @@ def advantages(group: Sequence[Rollout]) -> list[tuple[Rollout, float]]:
 
 
 def pad(rows: Sequence[tuple[Rollout, float]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (x_BT, y_BT, w_BT) of some answers: the targets are the sampled tokens, each with its answer's weight."""
+    """Return (x_BT, y_BT, w_BT) of some answers: the targets are the sampled tokens, each with its answer's weight.
+
+    What a tool said was not sampled.
+    """
     longest = max(len(r.prompt) + len(r.reply) for r, _ in rows) - 1
     x_BT = torch.full((len(rows), longest), pad_id)
     y_BT = torch.full((len(rows), longest), IGNORE)
@@ -221,6 +262,8 @@ def pad(rows: Sequence[tuple[Rollout, float]], pad_id: int) -> tuple[Tensor, Ten
         start, end = len(rollout.prompt) - 1, len(ids) - 1
         x_BT[b, :end] = ids[:-1]
         y_BT[b, start:end] = ids[start + 1 :]
+        if rollout.forced:
+            y_BT[b, start:end].masked_fill_(torch.tensor(rollout.forced), IGNORE)
         w_BT[b, start:end] = weight
     return x_BT, y_BT, w_BT
 

@@ -29,7 +29,7 @@ from nanochat_cli.core.checkpoint import Loaded, Meta
 from nanochat_cli.core.dist import Dist
 from nanochat_cli.core.errors import ConfigError
 from nanochat_cli.core.events import Log
-from nanochat_cli.core.models import fp8, kernel_check, kernels
+from nanochat_cli.core.models import fp8, kernel_check, kernels, lora
 from nanochat_cli.core.models.base import LanguageModel
 from nanochat_cli.core.models.kernel_parts import Sizes
 from nanochat_cli.core.models.shape import flops_per_token
@@ -44,7 +44,7 @@ from nanochat_cli.core.settings import (
     SourceSection,
 )
 from nanochat_cli.core.tokenizer.tokenizer import Tokenizer
-from nanochat_cli.core.train import determinism, device_batch, loop, precision, probe, room, schedule
+from nanochat_cli.core.train import determinism, device_batch, loop, precision, probe, room, schedule, tuning
 from nanochat_cli.core.train.hooks import Hook
 from nanochat_cli.core.train.prefetch import Prefetched
 from nanochat_cli.core.train.probe import Execution
@@ -76,7 +76,7 @@ def settled(
         return BatchSize(batch.total_batch_size, device_batch.at_most(rows, before))
     if batch.device_batch_size is not None:
         return BatchSize(batch.total_batch_size, batch.device_batch_size)
-    work = device_batch.Pass.likely(rows, compute, dist.device)
+    work = device_batch.Pass.likely(rows, compute, dist.device, model)
     return BatchSize(batch.total_batch_size, device_batch.choose(model, work, dist, cache_path=_rows_cache(), log=log))
 
 
@@ -253,13 +253,14 @@ def optimizer_of(
     """
     scale = scaling.rate_scale(tokens_per_step) if tokens_per_step else 1.0
     return optim.build(
-        model.param_groups(),
+        tuning.groups(model),
         settings,
         dist,
         precision=precision.of_optimizer(how.dtype),
         batch_scale=scale if scaled else 1.0,
         scalar_scale=None if scaled else scale,
         fused=how.compile and dist.device.type == "cuda",
+        carried=lora.adapters(model),
     )
 
 
@@ -365,7 +366,8 @@ def _rememberer(
     run: RunContext, model: LanguageModel, tokens_per_step: int, compute: ComputeSection, dist: Dist
 ) -> Callable[[int], None]:
     """What to do when rows ceased to fit: a resume of this run, and the next one like it, start with what does."""
-    work = device_batch.Pass.likely(tokens_per_step // model.config.max_seq_len // dist.world, compute, dist.device)
+    rows = tokens_per_step // model.config.max_seq_len // dist.world
+    work = device_batch.Pass.likely(rows, compute, dist.device, model)
 
     def keep(size: int) -> None:
         if dist.is_main:

@@ -112,3 +112,10 @@ def test_rows_follow_the_seed_and_a_sample_says_so(make_corpus, texts, tokenizer
     monkeypatch.setattr(rows_view, "MEASURED", 20)
     found = rows_view.texts(corpus, "train", tokenizer, 64, 1).summary
     assert found.sampled and found.documents == 20 and found.documents_in_split == corpus.num_documents("train")
+
+
+def test_conversations_that_bring_their_own_validation_are_all_in_rows(tmp_path, real) -> None:
+    found = read_chats(chat_file(tmp_path / "a.jsonl", some(120)))
+    assert rows_view.conversations(found, real, 100, 5).summary.held_out == 2
+    view = rows_view.conversations(found, real, 100, 120, hold=False)
+    assert view.summary.held_out == 0 and all(item.row is not None and not item.held_out for item in view.items)

@@ -92,6 +92,21 @@ def test_wrong_endless_and_malformed_replies(tokenizer: Tokenizer) -> None:
     mistakes = {0: "wrong", 2: "endless", 4: "special"}
     found = chat.predict(task, range(8), tokenizer, Engine(task, tokenizer, mistakes))
     assert [(p.correct, p.well_formed) for p in found[:5:2]] == [(False, True), (False, False), (False, False)]
+    assert [p.cut for p in found[:5:2]] == [False, True, False] and not any(p.too_long for p in found)
+    assert chat.summarise(task, found)["cut"] == 1
+
+
+def test_a_prompt_that_leaves_no_room_is_counted(tokenizer: Tokenizer) -> None:
+    task = Sums(size=24)
+    found = chat.predict(task, range(4), tokenizer, lambda prompts, longest: [[] for _ in prompts])
+    assert all(p.too_long and not p.cut and not p.correct for p in found)
+    summary = chat.summarise(task, found)
+    assert (summary["too_long"], summary["cut"]) == (4, 0)
+
+
+def test_known_replies_are_right(tokenizer: Tokenizer) -> None:
+    task = Sums(size=24)
+    found = chat.predict(task, range(8), tokenizer, Engine(task, tokenizer))
     assert found[1].correct and found[3].correct
 
 

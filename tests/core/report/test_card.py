@@ -243,3 +243,17 @@ def test_bold_is_what_chance_does_not_explain_and_other_numbers_of_questions_are
     row = scores._row(["sft", "rl"], "task", "spell", {"sft": poor, "rl": many})
     assert [cell.strong for cell in row.cells[1:3]] == [False, True]
     assert "asked" not in str(row.cells[1].remark)
+
+
+def test_means_over_samples_are_no_counts_of_right_answers() -> None:
+    counted = [{"metric": "accuracy", "correct": n, "total": 20, "low": 0.0, "high": 1.0} for n in (4, 16)]
+    means = [{"metric": "pass@1", "value": value, "total": 5, "samples": 4} for value in (0.1, 0.8)]
+
+    class Stage:
+        name, metrics = "rl", ("accuracy", "pass@1")
+
+        def of(self, kind: str) -> list[dict[str, object]]:
+            return counted + means  # type: ignore[operator]
+
+    (_, table) = scores.practice(Stage())  # type: ignore[arg-type]
+    assert [row.cells[0].text for row in table.rows] == ["accuracy"]

@@ -4,7 +4,7 @@ import pytest
 
 from nanochat_cli.core.data.tinyworld import grading, stories
 from nanochat_cli.core.errors import ConfigError
-from nanochat_cli.core.tasks.base import open_task
+from nanochat_cli.core.tasks.base import open_for_selection, open_task
 from nanochat_cli.core.tasks.tinyworld import FAMILIES, TinyWorld
 
 
@@ -87,3 +87,24 @@ def test_unknown_names_are_refused() -> None:
     with pytest.raises(ConfigError, match="test"):
         TinyWorld(split="test")
     assert isinstance(open_task("tinyworld", split="held", size=3), TinyWorld)
+
+
+def asked_about(split: str, seed: int = 0) -> set[tuple[object, ...]]:
+    """What the questions of a split are about, by their worked answer: numbers in any order, stories by the answer."""
+    found: set[tuple[object, ...]] = set()
+    task = TinyWorld(split=split, seed=seed, size=60 * len(FAMILIES))
+    for i in range(len(task)):
+        family, exchange = task.family(i), task.exchange(i)
+        if family in ("choice", "add-2", "add-3"):
+            found.add((family, *sorted(exchange.turns[-1][1].split(":")[0].split("+"))))
+        elif family in ("spell", "sub-2", "facts", "echo"):
+            found.add((family, exchange.turns[-1][1]))
+    return found
+
+
+def test_what_one_chooses_by_is_neither_trained_nor_reported() -> None:
+    chosen_by = asked_about("val") | asked_about("val", seed=1)
+    assert len(chosen_by) > 200 and {family for family, *_ in chosen_by} >= {"choice", "spell", "facts"}
+    for split in ("train", *TinyWorld.held_out):
+        assert not chosen_by & asked_about(split), split
+    assert open_for_selection("tinyworld").split == "val"

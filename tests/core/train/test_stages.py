@@ -117,7 +117,7 @@ def test_from_text_to_practice(corpus: Path) -> None:
         assert meta.config["tokenizer"]["hash"] == tokenizer.hash
         assert model.config.n_embd == 32 and outcome["step"] == meta.step
         assert weights(stage) != weights(parent)
-    assert {e["metric"] for e in told(heard, "eval")} == {"accuracy", "sampled_accuracy"}
+    assert {e["metric"] for e in told(heard, "eval")} == {"accuracy", "pass@1", "pass@2", "held_out_reward"}
     assert all(0 <= outcome[f"accuracy_{when}"] <= 1 for when in ("before", "after"))
 
 

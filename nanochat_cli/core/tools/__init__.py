@@ -1,0 +1,1 @@
+"""What a model may use while it writes."""
