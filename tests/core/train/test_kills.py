@@ -23,7 +23,7 @@ from nanochat_cli.core.train import loop
 from tests.core.train.conftest import MakeJob
 
 EVERY, STEPS = 20, 400
-slow = pytest.mark.slow
+slow = (pytest.mark.slow, pytest.mark.timeout(3600))
 
 
 @pytest.fixture(autouse=True)
